@@ -1,0 +1,171 @@
+"""Conditions: what a sample is asked to be, and the only place that makes them.
+
+A `Condition` is a typed value with one slot for each way a backbone can use it. A `Conditioner` turns raw input
+(labels) into a `Condition`, alone knows the null value that stands for "no condition", and owns the dropout plan that
+classifier-free guidance needs (Ho & Salimans 2022, arXiv 2207.12598).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from kakusan.specs import register, suggestion
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """A named sequence for cross-attention: `values` (B, L, D); `mask` (B, L), True where a token is real."""
+
+    values: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the backbone is told beside the noise level.
+
+    Args:
+        vector: (B, D), added to the noise-level embedding.
+        tokens: named token sets for cross-attention.
+        spatial: (B, C, *spatial), concatenated to the input.
+    """
+
+    vector: Tensor | None = None
+    tokens: Mapping[str, TokenSet] = field(default_factory=dict)
+    spatial: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Condition:
+        """The same condition with `function` applied to every tensor."""
+        return Condition(
+            vector=None if self.vector is None else function(self.vector),
+            tokens={
+                name: TokenSet(function(t.values), None if t.mask is None else function(t.mask))
+                for name, t in self.tokens.items()
+            },
+            spatial=None if self.spatial is None else function(self.spatial),
+        )
+
+    def combine(self, other: Condition, function: Callable[[Tensor, Tensor], Tensor]) -> Condition:
+        """`function(mine, theirs)` on every tensor; both must fill the same slots."""
+        pairs = iter(other.tensors())
+        if len(self.tensors()) != len(other.tensors()) or set(self.tokens) != set(other.tokens):
+            raise ValueError("two conditions of different kinds cannot be combined")
+        return self.map(lambda mine: function(mine, next(pairs)))
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor held, in a fixed order."""
+        found = [] if self.vector is None else [self.vector]
+        for name in self.tokens:
+            tokens = self.tokens[name]
+            found += [tokens.values] if tokens.mask is None else [tokens.values, tokens.mask]
+        return found if self.spatial is None else [*found, self.spatial]
+
+    @property
+    def batch(self) -> int:
+        """B, the number of samples described."""
+        tensors = self.tensors()
+        if not tensors:
+            raise ValueError("an empty condition has no batch size; pass cond=None instead")
+        return len(tensors[0])
+
+    def expand(self, batch: int) -> Condition:
+        """One condition (B = 1) for `batch` samples; unchanged when it already has that many."""
+        if self.batch == batch:
+            return self
+        if self.batch != 1:
+            raise ValueError(f"a condition for {self.batch} samples was given with {batch} samples")
+        return self.map(lambda x: x.expand(batch, *x.shape[1:]))
+
+    def cat(self, other: Condition) -> Condition:
+        """Both, one after the other along the batch."""
+        return self.combine(other, lambda a, b: torch.cat([a, b]))
+
+
+class Conditioner(nn.Module):
+    """Maker of conditions; base class.
+
+    `dropout` is the probability with which training replaces a sample's whole condition (all parts together) by the
+    null value. Zero means that the model never saw "no condition", so it cannot be guided.
+    """
+
+    dropout: float = 0.0
+
+    def forward(self, raw: Tensor) -> Condition:
+        """Raw values (B, ...) -> Condition."""
+        raise NotImplementedError
+
+    def null_raw(self, raw: Tensor) -> Tensor:
+        """The raw null value in the shape of `raw`."""
+        raise NotImplementedError
+
+    def null(self, batch: int = 1) -> Condition:
+        """"No condition" for `batch` samples.
+
+        Raises:
+            ValueError: the model was trained without condition dropout.
+        """
+        raise NotImplementedError
+
+    def drop(self, raw: Tensor, uniform: Tensor) -> Tensor:
+        """Training: null in place of `raw` where `uniform` (B,) is below `dropout`, sample by sample."""
+        dropped = uniform.to(raw.device) < self.dropout
+        return torch.where(dropped.view(-1, *[1] * (raw.dim() - 1)), self.null_raw(raw), raw)
+
+
+@register
+class ClassLabels(Conditioner):
+    """One of `classes` -> a learned vector (B, width).
+
+    The table has one more row, the null class, which is what dropped samples and the unconditional half of guidance use.
+    """
+
+    def __init__(self, *, classes: Sequence[str], width: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        if not classes:
+            raise ValueError("ClassLabels needs at least one class name")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"condition dropout is a probability in [0, 1), got {dropout}")
+        self.classes = tuple(classes)
+        self.dropout = dropout
+        self.table = nn.Embedding(len(classes) + 1, width)
+        # At the scale of a unit vector, so that the class is as loud as the noise level from the first step.
+        nn.init.normal_(self.table.weight, std=width**-0.5)
+
+    def forward(self, raw: Tensor) -> Condition:
+        """Class indices (B,) int64, the null class included -> `Condition(vector=(B, width))`."""
+        return Condition(vector=self.table(raw))
+
+    def null_raw(self, raw: Tensor) -> Tensor:
+        return torch.full_like(raw, len(self.classes))
+
+    def null(self, batch: int = 1) -> Condition:
+        if self.dropout == 0.0:
+            raise ValueError(
+                "this model was trained without condition dropout, so it never learned 'no condition' and cannot be "
+                "guided or sampled without a label; sample it with guidance_scale=1, or train with condition dropout > 0"
+            )
+        index = torch.full((batch,), len(self.classes), device=self.table.weight.device)
+        return self(index)
+
+    def index(self, label: str | int) -> int:
+        """Index of a label given by name or number.
+
+        Raises:
+            ValueError: no such label, with the nearest name.
+        """
+        if isinstance(label, str) and label in self.classes:
+            return self.classes.index(label)
+        try:
+            number = int(label)
+        except ValueError:
+            known = ", ".join(self.classes[:12]) + (", ..." if len(self.classes) > 12 else "")
+            raise ValueError(
+                f"no class {label!r}{suggestion(str(label), list(self.classes))}; the classes are {known}"
+            ) from None
+        if not 0 <= number < len(self.classes):
+            raise ValueError(f"label {number} is out of range: the model has classes 0 to {len(self.classes) - 1}")
+        return number

@@ -1,0 +1,70 @@
+"""A noise level, tabulated: what a sampler needs to know of a time, as numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from kakusan.schedules import NoiseSchedule, expand
+
+Scalar: TypeAlias = "float | Tensor"
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One time of a schedule.
+
+    The values are floats, or tensors that broadcast against the samples when these stand at different times.
+    """
+
+    t: Scalar
+    alpha: Scalar
+    sigma: Scalar
+    log_snr: Scalar
+
+    @classmethod
+    def of(cls, schedule: NoiseSchedule, t: float | Tensor, like: Tensor | None = None) -> Level:
+        """The level at `t`: a float or () for all samples, or (B,) with `like` (B, C, *spatial), the samples.
+
+        Values are computed in fp64 and only then brought to the samples' dtype.
+        """
+        wide = torch.as_tensor(t).to(torch.float64)
+        values = (wide, schedule.alpha(wide), schedule.sigma(wide), schedule.log_snr(wide))
+        if wide.dim() == 0 and not schedule.learnable:
+            return cls(*(float(value) for value in values))
+        if like is None:
+            raise ValueError("a level of several times needs the samples, to broadcast against them")
+        # fp64 is kept: the ratios that samplers form lose digits in fp32, and these tensors are tiny.
+        return cls(*(expand(value, like.new_empty(like.shape[:1] + (1,) * (like.dim() - 1), dtype=torch.float64))
+                     for value in values))
+
+    def noise_to_signal(self) -> Scalar:
+        """u = sigma / alpha."""
+        return self.sigma / self.alpha
+
+
+def tabulate(schedule: NoiseSchedule, grid: Tensor) -> list[Level]:
+    """The levels of a 1-D grid of times, computed once."""
+    wide = grid.to(torch.float64)
+    columns = (wide, schedule.alpha(wide), schedule.sigma(wide), schedule.log_snr(wide))
+    return [Level(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _on_both(
+    number: Callable[[float], float], tensor: Callable[[Tensor], Tensor]
+) -> Callable[[Scalar], Scalar]:
+    def function(value: Scalar) -> Scalar:
+        return tensor(value) if isinstance(value, Tensor) else number(value)
+
+    return function
+
+
+exp = _on_both(math.exp, torch.exp)
+expm1 = _on_both(math.expm1, torch.expm1)
+# Differences of nearly equal squares may fall a rounding below zero.
+root = _on_both(lambda value: math.sqrt(max(value, 0.0)), lambda value: value.clamp_min(0.0).sqrt())
