@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kakusan.conditioning import Condition
-from kakusan.levels import Level, Scalar
+from kakusan.levels import Level, Scalar, blend, scaled
 from kakusan.parameterizations import Parameterization
 from kakusan.schedules import MAX_LOG_SNR, NoiseSchedule, expand
 from kakusan.specs import register
@@ -87,7 +87,7 @@ class Prediction:
         """The expected clean sample (B, C, *spatial)."""
         if self._x0 is None:
             c = self._coefficients
-            self._x0 = torch.mul(self._x_t, c.x0_x).add_(self._output * c.x0_f)
+            self._x0 = blend(self._x_t, c.x0_x, self._output, c.x0_f)
         return self._x0
 
     @property
@@ -95,13 +95,13 @@ class Prediction:
         """The expected noise (B, C, *spatial)."""
         if self._eps is None:
             c = self._coefficients
-            self._eps = torch.mul(self._x_t, c.eps_x).add_(self._output * c.eps_f)
+            self._eps = blend(self._x_t, c.eps_x, self._output, c.eps_f)
         return self._eps
 
     @property
     def v(self) -> Tensor:
         """alpha eps - sigma x0."""
-        return self.level.alpha * self.eps - self.level.sigma * self.x0
+        return blend(self.eps, self.level.alpha, self.x0, -self.level.sigma)
 
     @property
     def score(self) -> Tensor:
@@ -115,16 +115,15 @@ class Prediction:
                 "this model was trained on coupled pairs of noise and data, where eps is not -sigma * score; "
                 "use .velocity and a deterministic sampler"
             )
-        return -self.eps / self.level.sigma
+        return scaled(self.eps, -1.0 / self.level.sigma)
 
     @property
     def velocity(self) -> Tensor:
         """d x_t / dt = alpha' x0 + sigma' eps."""
         t = torch.as_tensor(self.level.t, dtype=torch.float64).reshape(-1)
         schedule = self.denoiser.schedule
-        return (
-            expand(schedule.alpha_prime(t), self._x_t) * self.x0 + expand(schedule.sigma_prime(t), self._x_t) * self.eps
-        )
+        alpha_prime, sigma_prime = (expand(rate, self._x_t) for rate in (schedule.alpha_prime(t), schedule.sigma_prime(t)))
+        return alpha_prime * self.x0 + sigma_prime * self.eps
 
 
 class BaseDenoiser(nn.Module):

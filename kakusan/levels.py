@@ -33,7 +33,7 @@ class Level:
 
         Values are computed in fp64 and only then brought to the samples' dtype.
         """
-        wide = torch.as_tensor(t).to(torch.float64)
+        wide = torch.as_tensor(t, dtype=torch.float64)
         values = (wide, schedule.alpha(wide), schedule.sigma(wide), schedule.log_snr(wide))
         if wide.dim() == 0 and not schedule.learnable:
             return cls(*(float(value) for value in values))
@@ -53,6 +53,21 @@ def tabulate(schedule: NoiseSchedule, grid: Tensor) -> list[Level]:
     wide = grid.to(torch.float64)
     columns = (wide, schedule.alpha(wide), schedule.sigma(wide), schedule.log_snr(wide))
     return [Level(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def scaled(x: Tensor, factor: Scalar) -> Tensor:
+    """factor * x in x's dtype, a new tensor."""
+    return x * (factor.to(x) if isinstance(factor, Tensor) else factor)
+
+
+def blend(x: Tensor, x_factor: Scalar, y: Tensor, y_factor: Scalar) -> Tensor:
+    """x_factor * x + y_factor * y in x's dtype, a new tensor: two passes over memory where the factors are numbers."""
+    return add_scaled(scaled(x, x_factor), y, y_factor)
+
+
+def add_scaled(x: Tensor, y: Tensor, factor: Scalar) -> Tensor:
+    """x += factor * y, in place."""
+    return x.add_(y * factor.to(x)) if isinstance(factor, Tensor) else x.add_(y, alpha=factor)
 
 
 def _on_both(

@@ -12,7 +12,7 @@ from torch import Tensor
 from kakusan.conditioning import Condition
 from kakusan.denoiser import BaseDenoiser
 from kakusan.extras import need
-from kakusan.levels import Level
+from kakusan.levels import Level, scaled
 from kakusan.noise import StepNoise
 from kakusan.samplers.base import Sampler, State, at_data, level_at_log_snr
 from kakusan.specs import register
@@ -78,7 +78,7 @@ class Adaptive(Sampler):
         y = _solve_each(field, y, start_r, end_r, self.rtol, self.atol, self.max_steps)
         x_end = (y * scale(end_r).view(column).to(x_t.device) * end.alpha).to(x_t.dtype)
         prediction = denoiser(x_end, end, cond)
-        x_s = prediction.x0 * level_s.alpha if at_data(level_s) else x_end
+        x_s = scaled(prediction.x0, level_s.alpha) if at_data(level_s) else x_end
         return x_s, State(state.num_steps, prediction, index=state.index + 1)
 
 
@@ -151,7 +151,7 @@ def _solve_each(
         try:
             with torch.no_grad():
                 span = torch.stack([start[index], end[index]]).to(y.device)
-                found[index] = odeint(
+                found[index] = y[index] if span[0] == span[1] else odeint(
                     lambda r, value: meeting.ask(index, r.cpu(), value),
                     y[index],
                     span,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kakusan.conditioning import Condition
 from kakusan.denoiser import BaseDenoiser
-from kakusan.levels import Level, Scalar, root
+from kakusan.levels import Level, Scalar, add_scaled, blend, root
 from kakusan.noise import StepNoise
 from kakusan.samplers.base import Sampler, State
 from kakusan.specs import register
@@ -52,16 +52,16 @@ class DDIM(Sampler):
         prediction = denoiser(x_t, level_t, cond)
         if self.eta == 0.0:
             kept = level_s.sigma / level_t.sigma
-            x_s = (x_t * kept).add_(prediction.x0 * (level_s.alpha - kept * level_t.alpha))
+            x_s = blend(x_t, kept, prediction.x0, level_s.alpha - kept * level_t.alpha)
         else:
             fresh = self.eta * root(transition_variance(level_t, level_s)) * level_s.sigma / level_t.sigma
             if not isinstance(fresh, Tensor):
                 # More noise than the level holds cannot be added; eta above 1 is capped there.
                 fresh = min(fresh, float(level_s.sigma))
             kept = root(level_s.sigma**2 - fresh**2) / level_t.sigma
-            x_s = (x_t * kept).add_(prediction.x0 * (level_s.alpha - kept * level_t.alpha))
+            x_s = blend(x_t, kept, prediction.x0, level_s.alpha - kept * level_t.alpha)
             if isinstance(fresh, Tensor) or fresh > 0.0:
-                x_s = x_s.add_(noise() * fresh)
+                x_s = add_scaled(x_s, noise(), fresh)
         return x_s, State(state.num_steps, prediction, index=state.index + 1)
 
 
@@ -98,10 +98,10 @@ class DDPM(Sampler):
         x0 = prediction.x0 if self.clip is None else prediction.x0.clamp(-self.clip, self.clip)
         variance, whole = transition_variance(level_t, level_s), level_t.sigma**2
         ratio = level_t.alpha / level_s.alpha
-        x_s = (x_t * (ratio * level_s.sigma**2 / whole)).add_(x0 * (level_s.alpha * variance / whole))
+        x_s = blend(x_t, ratio * level_s.sigma**2 / whole, x0, level_s.alpha * variance / whole)
         # The last step returns the mean: there is no noise in data.
         posterior = root(variance / whole) * level_s.sigma
         fresh = root(variance) * (level_s.sigma > 0.0) if self.large_variance else posterior
         if isinstance(fresh, Tensor) or fresh > 0.0:
-            x_s = x_s.add_(noise() * fresh)
+            x_s = add_scaled(x_s, noise(), fresh)
         return x_s, State(state.num_steps, prediction, index=state.index + 1)

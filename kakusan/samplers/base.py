@@ -158,8 +158,22 @@ def sample(
 
 
 def at_data(level: Level) -> bool:
-    """Whether the level is the exact end, where nothing is evaluated."""
-    return not isinstance(level.sigma, Tensor) and level.sigma == 0.0
+    """Whether the level is the exact end, where nothing is evaluated.
+
+    Raises:
+        ValueError: of samples at different times, some reach data and some do not.
+    """
+    if not isinstance(level.sigma, Tensor):
+        return level.sigma == 0.0
+    ends = level.sigma == 0.0
+    if bool(ends.any()) and not bool(ends.all()):
+        raise ValueError("samples whose step ends at data and samples whose step does not cannot share one step")
+    return bool(ends.all())
+
+
+def standing(level_t: Level, level_s: Level) -> bool:
+    """Whether a step goes nowhere: it is the identity, and asks nothing of the network."""
+    return not isinstance(level_t.t, Tensor) and level_t.t == level_s.t
 
 
 def level_at_log_snr(schedule: NoiseSchedule, log_snr: float | Tensor, like: Tensor) -> Level:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kakusan.conditioning import Condition
 from kakusan.denoiser import BaseDenoiser
-from kakusan.levels import Level
+from kakusan.levels import Level, add_scaled, blend, scaled
 from kakusan.noise import StepNoise
 from kakusan.samplers.base import Sampler, State, at_data, level_at_log_snr
 from kakusan.specs import register
@@ -58,13 +58,13 @@ class Heun(Sampler):
             x_t, level_t = self._churned(denoiser, x_t, level_t, state, noise)
         first = denoiser(x_t, level_t, cond)
         # y = x / alpha and u = sigma / alpha: dy / du = eps.
-        y, u, u_s = x_t / level_t.alpha, level_t.sigma / level_t.alpha, level_s.sigma / level_s.alpha
+        u, u_s = level_t.sigma / level_t.alpha, level_s.sigma / level_s.alpha
         following = State(state.num_steps, first, index=state.index + 1)
         if at_data(level_s):
-            return first.x0 * level_s.alpha, following
-        euler = (y + first.eps * (u_s - u)) * level_s.alpha
-        second = denoiser(euler, level_s, cond)
-        return (y + (first.eps + second.eps) * (0.5 * (u_s - u))) * level_s.alpha, following
+            return scaled(first.x0, level_s.alpha), following
+        kept, step = level_s.alpha / level_t.alpha, level_s.alpha * (u_s - u)
+        second = denoiser(blend(x_t, kept, first.eps, step), level_s, cond)
+        return blend(x_t, kept, first.eps + second.eps, 0.5 * step), following
 
     def _churned(
         self, denoiser: BaseDenoiser, x_t: Tensor, level_t: Level, state: State, noise: StepNoise
@@ -80,5 +80,5 @@ class Heun(Sampler):
             return x_t, level_t
         level = level_at_log_snr(denoiser.schedule, -2.0 * raised.log(), x_t)
         added = (raised**2 - u**2).clamp_min(0.0).sqrt() * self.inflation
-        fresh = noise() * (added.to(x_t.dtype) if added.dim() else float(added))
-        return (x_t / level_t.alpha + fresh) * level.alpha, level
+        fresh = level.alpha * (added if added.dim() else float(added))
+        return blend(x_t, level.alpha / level_t.alpha, noise(), fresh), level

@@ -1,0 +1,226 @@
+"""Settings of a training run: frozen dataclasses, TOML, and the order of precedence.
+
+defaults < recipe < file < command line. An unknown key is an error with a suggestion. This module imports no torch, so
+that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from kakusan.specs import suggestion
+from kakusan.train.optim import OptimSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What to train on.
+
+    Args:
+        source: a folder or zip file of pictures, or an embedded set (flowers, digits).
+        size: side of the (square) pictures the model sees; found from the data when not given.
+        fit: how other sizes are brought to it: crop (short side, then the centre), pad (long side, then a border) or
+            stretch.
+        flip: mirror pictures left to right at random.
+        held_out: fraction kept aside to measure on; embedded sets come with their own.
+        channels: bring pictures to this many channels; found from the data when not given.
+        classes: use these classes only (names or patterns).
+        limit_per_class: at most this many pictures of each class.
+        num: number of pictures of an embedded set that is drawn by code.
+        skip_unreadable: go on without pictures that cannot be read.
+    """
+
+    source: Annotated[str, tyro.conf.arg(name="data")] = "flowers"
+    size: int | None = None
+    fit: str = "crop"
+    flip: bool = False
+    held_out: float = 0.1
+    channels: int | None = None
+    classes: tuple[str, ...] = ()
+    limit_per_class: int | None = None
+    num: int | None = None
+    skip_unreadable: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The network and the process.
+
+    Args:
+        width: channels at the highest resolution: the one dial for the size of the network.
+        multipliers: channels of each level over the width; found from the size when empty.
+        depth: blocks in each level.
+        attention_levels: levels with self-attention, 0 is the highest resolution; found from the size when empty.
+        blocks: residual or convnext.
+        attention: softmax or linear.
+        dropout: inside the blocks.
+        schedule: noise schedule (cosine, vp, rectified, karras, ...).
+        shift: SNR shift of the schedule; above 1 for large pictures.
+        parameterization: what the network predicts (v, eps, x0, velocity, edm, score).
+        conditional: use the classes of the data as conditions, when it has any.
+        condition_dropout: how often the class is dropped in training; 0 makes guidance impossible.
+    """
+
+    width: int = 64
+    multipliers: tuple[int, ...] = ()
+    depth: int = 2
+    attention_levels: tuple[int, ...] = ()
+    blocks: str = "residual"
+    attention: str = "softmax"
+    dropout: float = 0.0
+    schedule: str = "cosine"
+    shift: float = 1.0
+    parameterization: str = "v"
+    conditional: bool = True
+    condition_dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What training minimises.
+
+    Args:
+        times: density of training times (uniform, logit-normal, log-normal-sigma).
+        stratified: spread the times of neighbouring samples evenly.
+        weighting: simple, simple-v, flow-matching, elbo, sigmoid, min-snr or edm.
+        distance: squared, absolute or pseudo-huber.
+    """
+
+    times: str = "uniform"
+    stratified: bool = True
+    weighting: str = "simple-v"
+    distance: str = "squared"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The run itself.
+
+    Args:
+        steps: length of the run in optimizer steps.
+        minutes: length of the run in minutes; the number of steps is planned from the measured speed.
+        batch: samples in a step.
+        seed: of everything random.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: auto, fp32 or bf16.
+        threads: of the CPU; all physical cores when not given.
+        ema: widths of the weight averages, as fractions of the run; the first is the one that is sampled.
+        measurements: how often in the run the held-out loss is measured.
+        previews: how often in the run samples are drawn.
+        checkpoints: how often in the run a checkpoint is written, beside the one at the end.
+        spaced: how many of the checkpoints are kept for good, beside the last two and the best.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    batch: int = 64
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    ema: tuple[float, ...] = (0.1, 0.05)
+    measurements: int = 20
+    previews: int = 5
+    checkpoints: int = 10
+    spaced: int = 4
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ValueError: missing, or not TOML.
+    """
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ValueError(f"there is no configuration file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+
+
+def merge(base: T, values: Mapping[str, Any], where: str = "the configuration") -> T:
+    """`base` (a frozen dataclass) with nested values replaced.
+
+    Raises:
+        ValueError: an unknown key (with a suggestion) or a value of the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(base)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(type(base))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise ValueError(f"{where} has an unknown key {key!r}{suggestion(key, list(fields))}; known: {', '.join(fields)}")
+        current = getattr(base, key)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{where}: {key} is a section of settings, got {value!r}")
+            changes[key] = merge(current, value, f"[{key}] of {where}")
+        else:
+            changes[key] = _checked(value, hints[key], f"{key} in {where}")
+    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        kind = typing.get_origin(option) or option
+        if kind is types.NoneType:
+            continue
+        if kind is tuple and isinstance(value, (list, tuple)):
+            element = typing.get_args(option)[0]
+            return tuple(_checked(v, element, where) for v in value)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if kind is not tuple and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+            return value
+    expected = " or ".join(getattr(o, "__name__", str(o)) for o in options if o is not types.NoneType)
+    raise ValueError(f"{where} must be {expected}, got {value!r}")
+
+
+def to_toml(config: object) -> str:
+    """TOML text of a nested frozen dataclass; values that are None are left out."""
+    lines: list[str] = []
+    for section in dataclasses.fields(config):  # type: ignore[arg-type]
+        lines.append(f"[{section.name}]")
+        part = getattr(config, section.name)
+        for f in dataclasses.fields(part):
+            value = getattr(part, f.name)
+            if value is not None:
+                lines.append(f"{f.name} = {_toml_value(value)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+        return f'"{escaped}"'
+    return "[" + ", ".join(_toml_value(v) for v in value) + "]"

@@ -1,0 +1,237 @@
+"""The model folder: `model.json` with every fact, `weights.safetensors`, `ema.safetensors`. Never a pickle.
+
+`model.json` is written last and holds the size and hash of the other files, so a folder that has one is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kakusan.conditioning import Condition, Conditioner
+from kakusan.data.spec import DataSpec
+from kakusan.denoiser import Denoiser, NoiseMap
+from kakusan.objectives import Objective
+from kakusan.parameterizations import Parameterization
+from kakusan.schedules import NoiseSchedule
+from kakusan.specs import from_spec, to_spec
+
+FORMAT = 1
+WEIGHTS, EMA, FACTS = "weights.safetensors", "ema.safetensors", "model.json"
+RAW = "raw"
+_MAX_FACTS = 32 * 2**20
+
+
+class Model(nn.Module):
+    """What is trained together and saved together: a denoiser and, for conditional models, its conditioner."""
+
+    def __init__(self, denoiser: Denoiser, conditioner: Conditioner | None = None) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.conditioner = conditioner
+
+    def condition(self, raw: Tensor | None) -> Condition | None:
+        """The condition of raw values (B, ...), None for an unconditional model."""
+        return None if self.conditioner is None or raw is None else self.conditioner(raw)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Everything a model folder says beside its weights.
+
+    Args:
+        data: what the samples are.
+        objective: how it was trained.
+        training: the training record (steps, samples seen, data fingerprint, configuration); plain JSON values.
+        profiles: names of the EMA profiles, the default first.
+    """
+
+    data: DataSpec
+    objective: Objective
+    training: Mapping[str, Any] = field(default_factory=dict)
+    profiles: tuple[str, ...] = ()
+
+
+class CorruptModel(ValueError):
+    """A model folder that is damaged, foreign or incomplete."""
+
+
+def describe(model: Model, facts: ModelFacts) -> dict[str, Any]:
+    """The content of `model.json`, without the files' hashes."""
+    from kakusan import __version__
+
+    denoiser = model.denoiser
+    return {
+        "format": FORMAT,
+        "kakusan": __version__,
+        "denoiser": {
+            "backbone": to_spec(denoiser.backbone),
+            "schedule": to_spec(denoiser.trained_schedule),
+            "parameterization": to_spec(denoiser.parameterization),
+            "sigma_data": denoiser.sigma_data,
+            "noise_map": to_spec(denoiser.noise_map),
+            "independent_noise": denoiser.independent_noise,
+        },
+        "conditioner": None if model.conditioner is None else to_spec(model.conditioner),
+        "data": to_spec(facts.data),
+        "objective": to_spec(facts.objective),
+        "training": to_spec(facts.training),
+        "ema": list(facts.profiles),
+    }
+
+
+def build(description: Mapping[str, Any]) -> tuple[Model, ModelFacts]:
+    """The model that a `model.json` describes, with fresh weights."""
+    part = description["denoiser"]
+    denoiser = Denoiser(
+        from_spec(part["backbone"], nn.Module),
+        from_spec(part["schedule"], NoiseSchedule),  # type: ignore[type-abstract]
+        from_spec(part["parameterization"], Parameterization),  # type: ignore[type-abstract]
+        sigma_data=float(part["sigma_data"]),
+        noise_map=from_spec(part["noise_map"], NoiseMap),
+        independent_noise=bool(part["independent_noise"]),
+    )
+    given = description["conditioner"]
+    model = Model(denoiser, None if given is None else from_spec(given, Conditioner))
+    facts = ModelFacts(
+        from_spec(description["data"], DataSpec),
+        from_spec(description["objective"], Objective),
+        description.get("training", {}),
+        tuple(description.get("ema", ())),
+    )
+    return model, facts
+
+
+def write(
+    folder: Path,
+    model: Model,
+    facts: ModelFacts,
+    ema: Mapping[str, Mapping[str, Tensor]],
+    extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> str:
+    """Write a model folder into the existing, empty `folder`; returns the model's hash.
+
+    Args:
+        ema: tensors of each profile, by name.
+        extra: further safetensors files (the optimizer's), by file name.
+
+    Raises:
+        ValueError: a value that is not finite. Such a state is never saved.
+    """
+    from safetensors.torch import save_file
+
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    averages = {f"{p}/{n}": v.detach().cpu().contiguous() for p, part in ema.items() for n, v in part.items()}
+    files = {WEIGHTS: weights, EMA: averages, **{k: dict(v) for k, v in (extra or {}).items()}}
+    for name, tensors in files.items():
+        for key, value in tensors.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise ValueError(f"{name}: {key} holds values that are not finite; this state is not saved")
+    hashes = {}
+    for name, tensors in files.items():
+        save_file(tensors, str(folder / name))
+        hashes[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+    content = json.dumps({**describe(model, facts), "files": hashes}, indent=1, ensure_ascii=False)
+    (folder / FACTS).write_text(content + "\n", encoding="utf-8")
+    return model_hash(folder)
+
+
+def model_hash(folder: Path) -> str:
+    """Hash of `model.json`, which holds the hashes of all weights."""
+    return sha256(folder / FACTS)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The content of `model.json`.
+
+    Raises:
+        CorruptModel: missing, not JSON, or of a format this version does not know.
+    """
+    path = folder / FACTS
+    if not path.is_file():
+        raise CorruptModel(f"{folder} is not a model folder: it has no {FACTS}")
+    if path.stat().st_size > _MAX_FACTS:
+        raise CorruptModel(f"{path} is larger than any {FACTS} of kakusan's; it is not one")
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CorruptModel(f"{path} is damaged: {error}") from None
+    if not isinstance(facts, dict) or "format" not in facts or "denoiser" not in facts:
+        raise CorruptModel(f"{path} was not written by kakusan")
+    if facts["format"] != FORMAT:
+        raise CorruptModel(
+            f"{path} has format {facts['format']!r}; this version of kakusan reads format {FORMAT}: update kakusan"
+        )
+    return facts
+
+
+def read_tensors(folder: Path, name: str, facts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of one file, checked against the size and hash in `model.json`.
+
+    Raises:
+        CorruptModel: missing, cut short, changed, or a pickle in disguise (told by content, not by name).
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / name
+    known = facts.get("files", {}).get(name)
+    if known is None or not path.is_file():
+        raise CorruptModel(f"{path} is missing; the model folder is incomplete")
+    with open(path, "rb") as file:
+        head = file.read(4)
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        raise CorruptModel(f"{path} is a pickle, not safetensors; kakusan never loads pickles, which can run any code")
+    if path.stat().st_size != known["bytes"] or sha256(path) != known["sha256"]:
+        raise CorruptModel(f"{path} is damaged: its content is not what {FACTS} says; use another checkpoint")
+    try:
+        tensors: dict[str, Tensor] = load_file(str(path))
+    except SafetensorError as error:
+        raise CorruptModel(f"{path} is damaged: {error}") from None
+    return tensors
+
+
+def read(folder: Path, *, weights: str | None = None) -> tuple[Model, ModelFacts, str]:
+    """Load a model folder.
+
+    Args:
+        weights: an EMA profile, or "raw"; the default profile when None.
+
+    Returns:
+        the model, its facts, and the name of the weights that were loaded.
+    """
+    description = read_facts(folder)
+    try:
+        model, facts = build(description)
+    except (KeyError, TypeError) as error:
+        raise CorruptModel(f"{folder / FACTS} is incomplete or damaged: {error}") from None
+    chosen = weights if weights is not None else (facts.profiles[0] if facts.profiles else RAW)
+    if chosen not in (RAW, *facts.profiles):
+        raise ValueError(f"this model has the weights {', '.join((*facts.profiles, RAW))}; {chosen!r} is none of them")
+    tensors = read_tensors(folder, WEIGHTS, description)
+    if chosen != RAW:
+        prefix = chosen + "/"
+        averages = read_tensors(folder, EMA, description)
+        tensors.update({k.removeprefix(prefix): v for k, v in averages.items() if k.startswith(prefix)})
+    missing = model.state_dict().keys() ^ tensors.keys()
+    if missing:
+        raise CorruptModel(f"{folder}: weights and {FACTS} do not fit; they differ in {', '.join(sorted(missing)[:5])}")
+    for name, value in model.state_dict().items():
+        if value.shape != tensors[name].shape:
+            raise CorruptModel(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(value.shape)}")
+    with torch.no_grad():
+        model.load_state_dict(tensors)
+    return model.eval(), facts, chosen

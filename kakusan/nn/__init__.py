@@ -1,0 +1,7 @@
+"""Backbones: the only room that knows layers."""
+
+from kakusan.nn.attention import LinearAttention, SoftmaxAttention
+from kakusan.nn.blocks import ConvNeXtBlocks, ResidualBlocks
+from kakusan.nn.unet import UNet
+
+__all__ = ["ConvNeXtBlocks", "LinearAttention", "ResidualBlocks", "SoftmaxAttention", "UNet"]

@@ -1,0 +1,128 @@
+"""Self-attention over the positions of a feature map of any spatial rank, and the objects that choose it.
+
+Maps stay (B, C, *spatial): queries, keys and values are 1x1 convolutions and the products are taken over channels-first
+matrices, so the plain path makes no copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kakusan.nn.norms import GroupNorm
+from kakusan.specs import register
+
+# Up to this many positions the CPU is faster with the whole attention matrix in memory than with the fused kernel.
+CPU_PLAIN_LIMIT = 1024
+
+
+class Attention(Protocol):
+    """A choice of attention: builds a module (B, C, *spatial) -> same shape, residual included."""
+
+    def build(self, channels: int) -> nn.Module:
+        """The module for maps of `channels` channels."""
+        ...
+
+
+@register
+@dataclass(frozen=True)
+class SoftmaxAttention:
+    """Multi-head softmax attention (Vaswani et al. 2017, arXiv 1706.03762) with normalised queries and keys.
+
+    Args:
+        heads: number of heads; None takes one head for every `head_width` channels.
+        head_width: channels per head when `heads` is None. Few wide heads cost the same arithmetic as many narrow ones
+            and far less time.
+    """
+
+    heads: int | None = None
+    head_width: int = 64
+
+    def build(self, channels: int) -> nn.Module:
+        return _SoftmaxAttention(channels, _heads(channels, self.heads, self.head_width))
+
+
+@register
+@dataclass(frozen=True)
+class LinearAttention:
+    """Multi-head linear attention (Katharopoulos et al. 2020, arXiv 2006.16236; softmax feature maps as in Shen et al.
+    2021, arXiv 1812.01243): cost proportional to the number of positions.
+
+    Args:
+        heads: number of heads; None takes one head for every `head_width` channels.
+        head_width: channels per head when `heads` is None.
+    """
+
+    heads: int | None = None
+    head_width: int = 32
+
+    def build(self, channels: int) -> nn.Module:
+        return _LinearAttention(channels, _heads(channels, self.heads, self.head_width))
+
+
+def _heads(channels: int, heads: int | None, head_width: int) -> int:
+    if heads is None:
+        limit = max(1, round(channels / head_width))
+        return next(count for count in range(limit, 0, -1) if channels % count == 0)
+    if heads < 1 or channels % heads:
+        raise ValueError(f"{channels} channels cannot be split into {heads} heads; choose a divisor of {channels}")
+    return heads
+
+
+class _SelfAttention(nn.Module):
+    """Norm, projections and residual shared by both kinds; `mix` does the rest."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = GroupNorm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.out = nn.Conv1d(channels, channels, 1)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels = x.shape[:2]
+        qkv = self.qkv(self.norm(x).flatten(2))
+        q, k, v = qkv.view(batch, 3, self.heads, channels // self.heads, -1).unbind(1)
+        mixed = self.mix(q, k, v)
+        out: Tensor = x + self.out(mixed.reshape(batch, channels, -1)).view(x.shape)
+        return out
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _SoftmaxAttention(_SelfAttention):
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads)
+        # One learned temperature per head replaces 1 / sqrt(d), which has no meaning for unit vectors.
+        self.log_scale = nn.Parameter(torch.full((heads, 1, 1), 0.5 * torch.log(torch.tensor(channels / heads)).item()))
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = _unit(q) * self.log_scale.exp().to(q.dtype)
+        k = _unit(k)
+        positions = q.shape[-1]
+        if q.device.type == "cpu" and positions <= CPU_PLAIN_LIMIT:
+            logits = (q.transpose(-1, -2) @ k).float()
+            return v @ logits.softmax(dim=-1).to(v.dtype).transpose(-1, -2)
+        q, k, v = (y.transpose(-1, -2) for y in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(-1, -2)
+
+
+class _LinearAttention(_SelfAttention):
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # Both softmaxes in float32: over features for queries, over positions for keys.
+        q = q.float().softmax(dim=-2).to(v.dtype)
+        k = k.float().softmax(dim=-1).to(v.dtype)
+        return (v @ k.transpose(-1, -2)) @ q
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Unit vectors along the features (B, heads, d, L), norm in float32."""
+    squared = x.float().square().sum(dim=-2, keepdim=True)
+    return x * (squared + 1e-6).rsqrt().to(x.dtype)

@@ -1,0 +1,80 @@
+"""Starting from another model: which tensors are kept, resized or new."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kakusan import model_folder
+from kakusan.conditioning import ClassLabels
+from kakusan.model_folder import Model
+from kakusan.run_folder import find_model
+
+_TABLE = "conditioner.table.weight"
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Names of tensors by what became of them; `left` are tensors of the source that found no place."""
+
+    kept: tuple[str, ...]
+    resized: tuple[str, ...]
+    new: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def text(self) -> str:
+        """A few lines for people."""
+        lines = [f"{len(self.kept)} tensors kept, {len(self.resized)} resized, {len(self.new)} new, {len(self.left)} left"]
+        for title, names in (("resized", self.resized), ("new", self.new), ("left", self.left)):
+            if names:
+                lines.append(f"  {title}: " + ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else ""))
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def adapt(model: Model, source: str | Path) -> Adaptation:
+    """Load what fits of another model into this one, in place.
+
+    Tensors of equal shape are kept. Class vectors go by class name, the null class by its role. Another tensor of the
+    same rank takes over the part that both have; what has no counterpart keeps its fresh start.
+
+    Raises:
+        ValueError: nothing fits at all.
+    """
+    other, _, _ = model_folder.read(find_model(source))
+    theirs = other.state_dict()
+    mine = model.state_dict()
+    kept, resized, new = [], [], []
+    for name, value in mine.items():
+        found = theirs.get(name)
+        if name == _TABLE and isinstance(other.conditioner, ClassLabels) and found is not None:
+            assert isinstance(model.conditioner, ClassLabels)
+            same = model.conditioner.classes == other.conditioner.classes and found.shape == value.shape
+            (kept if same else resized).append(name)
+            _classes(value, found, model.conditioner.classes, other.conditioner.classes)
+        elif found is not None and found.shape == value.shape:
+            value.copy_(found)
+            kept.append(name)
+        elif found is not None and found.dim() == value.dim():
+            part = tuple(slice(min(a, b)) for a, b in zip(value.shape, found.shape, strict=True))
+            value[part] = found[part]
+            resized.append(name)
+        else:
+            new.append(name)
+    if not kept:
+        raise ValueError(f"no tensor of {source} fits this model; --init-from needs a model of the same kind of network")
+    model.load_state_dict(mine)
+    return Adaptation(tuple(kept), tuple(resized), tuple(new), tuple(theirs.keys() - mine.keys()))
+
+
+def _classes(value: Tensor, found: Tensor, mine: tuple[str, ...], theirs: tuple[str, ...]) -> None:
+    width = min(value.shape[1], found.shape[1])
+    rows: Mapping[str, int] = {name: i for i, name in enumerate(theirs)}
+    for i, name in enumerate(mine):
+        if name in rows:
+            value[i, :width] = found[rows[name], :width]
+    value[-1, :width] = found[-1, :width]

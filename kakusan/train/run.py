@@ -1,0 +1,435 @@
+"""A training run in a folder: started, resumed, measured, interrupted and finished without losing anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kakusan import __version__, choices, runtime
+from kakusan.config import TrainConfig, merge, read_toml, to_toml
+from kakusan.data.source import Pictures, open_data, split_held_out
+from kakusan.model_folder import ModelFacts
+from kakusan.run_folder import RunFolder, read_state, write_text
+from kakusan.train.adapt import adapt
+from kakusan.train.ema import EmaProfile
+from kakusan.train.feed import Feed
+from kakusan.train.held_out import FixedPairs
+from kakusan.train.metrics_log import MetricsLog
+from kakusan.train.previews import preview, write_report
+from kakusan.train.trainer import DiffusionLoss, Group, Trainer, TrainStep
+
+DEFAULT_STEPS = 10_000
+# What may differ when a run is continued: its length, where it runs, and how often it reports.
+MAY_CHANGE = {"steps", "minutes", "device", "precision", "threads", "measurements", "previews", "checkpoints", "spaced"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a run will take, measured before its first step."""
+
+    seconds_per_step: float
+    steps: int
+    parameters: int
+    memory_bytes: int
+
+    def text(self, batch: int) -> str:
+        """One line for people."""
+        seconds = self.seconds_per_step * self.steps
+        return (
+            f"{self.parameters / 1e6:.2f} M parameters; a step of {batch} takes {self.seconds_per_step:.3g} s "
+            f"({batch / max(self.seconds_per_step, 1e-9):.0f} samples/s); {self.steps} steps: about {duration(seconds)}; "
+            f"memory about {self.memory_bytes / 2**30:.1f} GiB"
+        )
+
+
+def duration(seconds: float) -> str:
+    """A duration as people say it."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def stored_config(out: str | Path) -> TrainConfig | None:
+    """The configuration of the run in a folder, None when there is none."""
+    path = Path(out) / "config.toml"
+    return merge(TrainConfig(), read_toml(path), str(path)) if path.is_file() else None
+
+
+def check_continues(old: TrainConfig, new: TrainConfig, out: Path) -> None:
+    """Refuse to continue a run under settings that would make it another run.
+
+    Raises:
+        ValueError: naming every difference.
+    """
+    different = []
+    for section in dataclasses.fields(TrainConfig):
+        a, b = getattr(old, section.name), getattr(new, section.name)
+        for f in dataclasses.fields(a):
+            x, y = getattr(a, f.name), getattr(b, f.name)
+            if x != y and f.name not in MAY_CHANGE:
+                different.append(f"{section.name}.{f.name} was {x!r}, now {y!r}")
+    if different:
+        raise ValueError(
+            f"the run in {out} was started with other settings ({'; '.join(different)}); leave those options out to "
+            "continue it, or choose another --out"
+        )
+
+
+class TrainingRun:
+    """Everything between a configuration and a trained model folder.
+
+    Args:
+        config: the settings.
+        out: the run's folder.
+        init_from: a run or model to start from.
+        say: where lines for people go.
+        on_step: called after every step.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: str | Path,
+        *,
+        init_from: str | Path | None = None,
+        say: Callable[[str], None] = print,
+        on_step: Callable[[TrainStep, TrainingRun], None] | None = None,
+    ) -> None:
+        choices.check(config)
+        self.say, self.on_step = say, on_step
+        self.folder = RunFolder(out)
+        old = stored_config(out)
+        if old is not None:
+            check_continues(old, config, self.folder.path)
+        self.config = config
+        self.device = runtime.pick_device(config.run.device)
+        self.facts_of_machine = runtime.tune(threads=config.run.threads, device=self.device)
+        self.precision = runtime.pick_precision(config.run.precision, self.device)
+        self.training, self.held_out = self._open()
+        self.spec = self.training.spec
+        torch.manual_seed(config.run.seed)
+        self.model = choices.build_model(config.model, self.spec).to(self.device)
+        self.objective = choices.build_objective(config.objective, self.spec)
+        self.stop: str | None = None
+        self.best: tuple[float, int] | None = None
+        self._elapsed_before = 0.0
+        latest = self.folder.latest() if old is not None else None
+        if init_from is not None and latest is None:
+            self.say(f"starting from {init_from}: " + adapt(self.model, init_from).text())
+        self._seconds = self._probe() if latest is None else 0.0
+        self.trainer = self._trainer()
+        if latest is not None:
+            self._resume(latest)
+
+    def _open(self) -> tuple[Pictures, Pictures]:
+        data = self.config.data
+        options: dict[str, Any] = {"size": data.size, "flip": data.flip or None}
+        embedded = data.source.split(":")[0] in ("flowers", "digits")
+        if embedded:
+            options |= {} if data.num is None else {"num": data.num}
+        else:
+            from kakusan.data.fit import FITS
+
+            options["fit"] = choices.choose(FITS, data.fit, "fit")
+            optional = {
+                "classes": list(data.classes) or None,
+                "limit_per_class": data.limit_per_class,
+                "channels": data.channels,
+                "skip_unreadable": data.skip_unreadable or None,
+            }
+            options |= {k: v for k, v in optional.items() if v is not None}
+        pictures = open_data(data.source, **options)
+        for note in pictures.notes:
+            self.say(f"data: {note}")
+        if embedded and ":" not in data.source:
+            if data.num is not None:
+                options["num"] = max(64, data.num // 8)
+            return pictures, open_data(f"{data.source}:held-out", **options)
+        training, held_out = split_held_out(pictures, data.held_out, self.config.run.seed)
+        for note in [n for n in training.notes if n not in pictures.notes]:
+            self.say(f"data: {note}")
+        return training, held_out
+
+    def _loss(self) -> DiffusionLoss:
+        return DiffusionLoss(self.model, self.objective, seed=self.config.run.seed)
+
+    def _feed(self) -> Feed:
+        run = self.config.run
+        return Feed(self.training, seed=run.seed, batch=run.batch, device=self.device)
+
+    def _probe(self) -> float:
+        """Seconds of one step, measured without changing anything."""
+        batch, loss = self._feed().batch(0), self._loss()
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            with self.precision.autocast():
+                terms = loss(batch)
+            terms.loss.mean().backward()
+            self.model.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            times.append(time.perf_counter() - began)
+        return min(times[1:])
+
+    def _planned_steps(self) -> int:
+        run = self.config.run
+        if run.steps is not None:
+            return run.steps
+        if run.minutes is not None:
+            # Measurements, previews and checkpoints take their share.
+            return max(1, int(run.minutes * 60.0 * 0.9 / max(self._seconds, 1e-6)))
+        return DEFAULT_STEPS
+
+    def _trainer(self) -> Trainer:
+        run = self.config.run
+        if not run.ema:
+            raise ValueError("a run keeps at least one weight average; give --ema a width such as 0.1")
+        group = Group(list(self.model.parameters()), self._loss(), self.config.optim)
+        return Trainer(
+            self.model,
+            [group],
+            self._feed(),
+            steps=self._planned_steps(),
+            profiles={f"ema-{width:g}": EmaProfile(width) for width in run.ema},
+            seed=run.seed,
+            autocast=self.precision.autocast,
+        )
+
+    @property
+    def average(self) -> dict[str, torch.Tensor]:
+        """The tensors of the profile that is sampled."""
+        return next(iter(self.trainer.ema.averages.values()))
+
+    def estimate(self) -> Estimate:
+        """Time and memory of the run."""
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return Estimate(self._seconds, self.trainer.steps, parameters, runtime.peak_memory(self.device))
+
+    def _resume(self, checkpoint: Path) -> None:
+        weights, optimizer, averages, state = read_state(checkpoint)
+        if state["data"] != self.training.fingerprint:
+            raise ValueError(
+                f"the data are not those that the run in {self.folder.path} was started with; bring them back, or "
+                "choose another --out (with --init-from to start from this model)"
+            )
+        self.model.load_state_dict(weights)
+        self.trainer.load_state(optimizer, state["trainer"], averages)
+        self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
+        self._elapsed_before = float(state["elapsed"])
+        run = self.config.run
+        if run.steps is not None:
+            self.trainer.steps = run.steps
+        self.say(f"continuing {self.folder.path} from step {self.trainer.step} of {self.trainer.steps}")
+
+    def facts(self) -> ModelFacts:
+        """What the model folder says."""
+        trainer = self.trainer
+        elapsed = self.elapsed()
+        return ModelFacts(
+            self.spec,
+            self.objective,
+            {
+                "steps": trainer.step,
+                "samples": trainer.samples,
+                "epochs": trainer.samples / len(self.training),
+                "pictures": len(self.training),
+                "held_out_pictures": len(self.held_out),
+                "data": self.training.fingerprint,
+                "source": self.config.data.source,
+                "seconds": round(elapsed, 1),
+                "config": dataclasses.asdict(self.config),
+                "machine": self.environment(),
+                "figures": {
+                    "steps": trainer.step,
+                    "pictures": len(self.training),
+                    "pictures seen": trainer.samples,
+                    "time": duration(elapsed),
+                    "parameters": sum(p.numel() for p in self.model.parameters()),
+                },
+            },
+            tuple(trainer.ema.profiles),
+        )
+
+    def environment(self) -> dict[str, Any]:
+        """Versions and machine, for `env.json`."""
+        return {
+            "kakusan": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "device": str(self.device),
+            "precision": self.precision.name,
+            "runtime": dataclasses.asdict(self.facts_of_machine),
+        }
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, over all sessions."""
+        began = getattr(self, "_began", None)
+        return self._elapsed_before + (0.0 if began is None else time.perf_counter() - began)
+
+    def run(self) -> Path | None:
+        """Train to the end, or until a signal; returns the last checkpoint.
+
+        Raises:
+            ValueError: the disk is full, or training diverged. What was saved stays whole.
+        """
+        self.folder.create()
+        write_text(self.folder.path / "config.toml", to_toml(self.config))
+        write_text(self.folder.path / "env.json", json.dumps(self.environment(), indent=1) + "\n")
+        self._began = time.perf_counter()
+        self.log = MetricsLog(self.folder.metrics, step=self.trainer.step)
+        self.pairs = {"training": self._pairs(self.training)}
+        if len(self.held_out):
+            self.pairs["held-out"] = self._pairs(self.held_out)
+        restore = self._catch_signals()
+        try:
+            if self.trainer.step == 0:
+                self._preview()
+            for step in self.trainer.run():
+                self._after(step)
+                if self.stop is not None:
+                    break
+            if self.trainer.step and self.folder.checkpoint(self.trainer.step) not in [self.folder.latest()]:
+                self.save()
+            if self.stop is not None:
+                self.say(
+                    f"stopped by {self.stop} at step {self.trainer.step}; everything is saved, the same command goes on"
+                )
+            else:
+                self.finish()
+        finally:
+            restore()
+            self.log.close()
+        return self.folder.latest()
+
+    def _pairs(self, pictures: Pictures) -> FixedPairs:
+        return FixedPairs(pictures, self.objective, seed=self.config.run.seed, device=self.device)
+
+    def _catch_signals(self) -> Callable[[], None]:
+        """The first SIGINT or SIGTERM asks for a checkpoint and an end; a second SIGINT acts as usual."""
+        kept: dict[int, Any] = {}
+
+        def ask(number: int, _: object) -> None:
+            self.stop = signal.Signals(number).name
+            signal.signal(number, kept[number])
+
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                kept[number] = signal.signal(number, ask)
+        except ValueError:  # not in the main thread: the caller handles signals
+            return lambda: None
+
+        def restore() -> None:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+        return restore
+
+    def _due(self, times: int) -> bool:
+        """Whether one of `times` evenly spread events falls on this step."""
+        step, steps = self.trainer.step, self.trainer.steps
+        return step > 0 and step * times // steps != (step - 1) * times // steps
+
+    def _after(self, step: TrainStep) -> None:
+        run = self.config.run
+        if step.trouble is not None:
+            if step.rolled_back:
+                self.log.close()
+                self.log = MetricsLog(self.folder.metrics, step=self.trainer.step)
+                self.say(f"went back to step {self.trainer.step}, at {self.trainer.rate_scale:g} of the rate")
+            self.log.write("trouble", self.trainer.step, message=str(step.trouble), rolled_back=step.rolled_back)
+            self.say(f"skipped: {step.trouble}")
+        else:
+            self.log.write(
+                "step",
+                step.step,
+                samples=step.samples,
+                loss=step.losses[0],
+                gradient_norm=step.gradient_norms[0],
+                rate=step.rate,
+                images_per_second=run.batch / max(step.seconds, 1e-9),
+            )
+        if self.on_step is not None:
+            self.on_step(step, self)
+        if self._due(run.measurements):
+            self._measure()
+        if self._due(run.previews) and self.trainer.step < self.trainer.steps:
+            self._preview()
+        if self._due(run.checkpoints) and self.trainer.step < self.trainer.steps:
+            self.save()
+
+    def _measure(self) -> None:
+        for kind, pairs in self.pairs.items():
+            report = pairs.measure(self.model, self.average)
+            self.log.write(kind, self.trainer.step, **report.record())
+            if kind == "held-out" and (self.best is None or report.loss < self.best[0]):
+                self.best = (report.loss, self.trainer.step)
+        self._plan_again()
+
+    def _plan_again(self) -> None:
+        """Keep a run that was asked for in minutes to its time, when the machine is slower or faster than at the start."""
+        run, trainer = self.config.run, self.trainer
+        if run.minutes is None or run.steps is not None or trainer.step >= trainer.steps:
+            return
+        left = run.minutes * 60.0 - self.elapsed()
+        pace = self.elapsed() / trainer.step
+        trainer.steps = max(trainer.step + 1, trainer.step + int(0.97 * left / pace))
+
+    def _preview(self) -> None:
+        preview(
+            self.folder, self.trainer.step, self.model, self.facts(), self.average, seed=self.config.run.seed
+        )
+
+    def save(self) -> Path:
+        """Write a checkpoint and thin out the old ones."""
+        tensors, numbers = self.trainer.state()
+        state = {
+            "trainer": numbers,
+            "data": self.training.fingerprint,
+            "best": self.best,
+            "elapsed": self.elapsed(),
+        }
+        self.log.sync()
+        path = self.folder.save(
+            self.trainer.step, self.model, self.facts(), self.trainer.ema.averages, tensors, state
+        )
+        self.folder.thin(self._kept())
+        return path
+
+    def _kept(self) -> set[int]:
+        """Checkpoints to keep for good: spread over the run, and the one nearest to the lowest held-out loss."""
+        steps, kept = self.folder.steps(), set()
+        if not steps:
+            return kept
+        for i in range(1, self.config.run.spaced + 1):
+            mark = self.trainer.steps * i / self.config.run.spaced
+            near = [s for s in steps if s <= mark]
+            if near and mark <= steps[-1]:
+                kept.add(near[-1])
+        if self.best is not None:
+            kept.add(min(steps, key=lambda s: abs(s - self.best[1])))  # type: ignore[index]
+        return kept
+
+    def finish(self) -> None:
+        """Last pictures and the page."""
+        pictures = sorted(self.folder.samples.glob("step-*.png"))
+        last = preview(
+            self.folder, self.trainer.step, self.model, self.facts(), self.average, seed=self.config.run.seed
+        )
+        shown = [(last, "The same seeds with the averaged and with the raw weights, at the end of the run.")]
+        if pictures:
+            shown.append((pictures[0], "And before the first step."))
+        write_report(self.folder, self.facts(), title=self.folder.path.name, pictures=shown)
+

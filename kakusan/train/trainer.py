@@ -1,0 +1,273 @@
+"""The training loop: a generator that yields after the optimizer and the averages have moved."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kakusan.noise import Stream, uniform
+from kakusan.model_folder import Model
+from kakusan.objectives import LossTerms, Objective, TrainingNoise
+from kakusan.train.ema import Ema, EmaProfile
+from kakusan.train.feed import Batch, Feed
+from kakusan.train.optim import OptimSettings
+from kakusan.train.safety import Trouble, first_bad_module
+
+PATIENCE = 3
+MOST_ROLLBACKS = 8
+
+
+class TrainingDiverged(ValueError):
+    """Losses or gradients keep becoming non-finite, also at lower rates."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share an optimizer, and the loss they minimise: `loss(batch)` gives per-sample terms (B,)."""
+
+    parameters: Sequence[nn.Parameter]
+    loss: Callable[[Batch], LossTerms]
+    settings: OptimSettings = field(default_factory=OptimSettings)
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """What one step did. `step` counts finished steps; `trouble` is set when the step was skipped.
+
+    `terms` are those of the last group, detached; `losses` and `gradient_norms` have one value for each group.
+    """
+
+    step: int
+    samples: int
+    losses: tuple[float, ...]
+    gradient_norms: tuple[float, ...]
+    rate: float
+    seconds: float
+    terms: LossTerms
+    trouble: Trouble | None = None
+    rolled_back: bool = False
+
+
+class DiffusionLoss:
+    """The objective of a model on a batch, with condition dropout; all randomness is keyed by the samples' numbers."""
+
+    def __init__(self, model: Model, objective: Objective, *, seed: int) -> None:
+        self.model, self.objective, self.seed = model, objective, seed
+
+    def __call__(self, batch: Batch) -> LossTerms:
+        model, raw = self.model, batch.raw
+        if model.conditioner is not None and raw is not None:
+            seeds = torch.full_like(batch.numbers, self.seed)
+            raw = model.conditioner.drop(raw, uniform(seeds, Stream.DROP_CONDITION, batch.numbers))
+        noise = TrainingNoise(self.seed, batch.numbers)
+        t = self.objective.time_sampler.draw(model.denoiser.schedule, self.seed, batch.numbers)
+        return self.objective.terms(model.denoiser, batch.x0, model.condition(raw), t, noise.eps(batch.x0))
+
+
+class Trainer:
+    """Trains any module on any per-sample loss.
+
+    Args:
+        module: what is averaged and saved.
+        groups: one for each optimizer, stepped in order on the same batch.
+        feed: the batches.
+        steps: planned length of the run, for the decay of the rate; may be changed while running.
+        profiles: EMA profiles by name, the default first.
+        seed: of the run.
+        autocast: context for the forward passes (mixed precision).
+        snapshot_every: steps between copies in memory of a good state, to roll back to.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: Sequence[Group],
+        feed: Feed,
+        *,
+        steps: int,
+        profiles: Mapping[str, EmaProfile] | None = None,
+        seed: int = 0,
+        autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+        snapshot_every: int = 200,
+    ) -> None:
+        if steps < 1:
+            raise ValueError(f"a run has at least one step, got {steps}")
+        self.module, self.groups, self.feed = module, tuple(groups), feed
+        self.steps, self.seed, self.autocast = steps, seed, autocast
+        self.ema = Ema(module, profiles if profiles is not None else {"ema": EmaProfile()})
+        self.optimizers = [group.settings.build(group.parameters) for group in groups]
+        self.step = 0
+        self.samples = 0
+        self.rate_scale = 1.0
+        self.rollbacks = 0
+        self._bad = 0
+        self._snapshot_every = snapshot_every
+        self._snapshot: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        self._random = any(isinstance(m, nn.Dropout) and m.p > 0.0 for m in module.modules())
+
+    def run(self) -> Iterator[TrainStep]:
+        """Train until `steps`; stop whenever the consumer stops.
+
+        Raises:
+            TrainingDiverged: several returns to a good state, each at half the rate, did not help.
+        """
+        while self.step < self.steps:
+            # A roll-back moves the place in the data, so reading ahead starts anew there.
+            with contextlib.closing(self.feed.read_ahead(self.samples)) as batches:
+                for batch in batches:
+                    if self._snapshot is None or (self.step % self._snapshot_every == 0 and self._bad == 0):
+                        self._keep()
+                    taken = self._take(batch)
+                    yield taken
+                    if taken.rolled_back or self.step >= self.steps:
+                        break
+
+    def _take(self, batch: Batch) -> TrainStep:
+        began = time.perf_counter()
+        self.module.train()
+        rate = 0.0
+        losses, norms = [], []
+        trouble: Trouble | None = None
+        for group, optimizer in zip(self.groups, self.optimizers, strict=True):
+            rate = group.settings.rate_at(self.step, self.steps) * self.rate_scale
+            for part in optimizer.param_groups:
+                part["lr"] = rate
+            with self._randomness():
+                loss, norm, terms = self._gradient(group, optimizer, batch)
+            losses.append(loss)
+            norms.append(norm)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                trouble = self._diagnose(group, batch, terms, loss)
+                optimizer.zero_grad(set_to_none=True)
+                break
+            optimizer.step()
+        self.step += 1
+        self.samples += len(batch)
+        rolled_back = False
+        if trouble is None:
+            self._bad = 0
+            self.ema.update()
+        else:
+            rolled_back = self._after_trouble(trouble)
+        return TrainStep(
+            self.step,
+            self.samples,
+            tuple(losses),
+            tuple(norms),
+            rate,
+            time.perf_counter() - began,
+            terms,
+            trouble,
+            rolled_back,
+        )
+
+    def _gradient(
+        self, group: Group, optimizer: torch.optim.Optimizer, batch: Batch
+    ) -> tuple[float, float, LossTerms]:
+        optimizer.zero_grad(set_to_none=True)
+        size = -(-len(batch) // group.settings.accumulate)
+        found: list[LossTerms] = []
+        for start in range(0, len(batch), size):
+            with self.autocast():
+                terms = group.loss(batch.part(slice(start, start + size)))
+            (terms.loss.sum() / len(batch)).backward()
+            found.append(LossTerms(terms.loss.detach(), terms.x0_error, terms.t))
+        clip = group.settings.clip if group.settings.clip > 0.0 else float("inf")
+        norm = nn.utils.clip_grad_norm_(group.parameters, clip)
+        whole = LossTerms(*(torch.cat([getattr(f, name) for f in found]) for name in ("loss", "x0_error", "t")))
+        # One transfer for both numbers: on a GPU each would wait for the device.
+        loss, norm_value = torch.stack([whole.loss.mean().float(), norm.float()]).tolist()
+        return loss, norm_value, whole
+
+    def _randomness(self) -> contextlib.AbstractContextManager[Any]:
+        """Dropout draws from torch's generator: seed it by the step, and leave the caller's as it was."""
+        if not self._random:
+            return contextlib.nullcontext()
+        stack = contextlib.ExitStack()
+        stack.enter_context(torch.random.fork_rng())
+        torch.manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
+        return stack
+
+    def _diagnose(self, group: Group, batch: Batch, terms: LossTerms, loss: float) -> Trouble:
+        bad = (~terms.loss.isfinite()).nonzero().flatten().tolist()
+        schedule = getattr(getattr(self.module, "denoiser", None), "schedule", None)
+        levels = () if schedule is None else tuple(schedule.log_snr(terms.t[bad]).tolist()[:4])
+        names = tuple(self.feed.pictures.name(int(batch.indices[i])) for i in bad[:4])
+
+        def again() -> None:
+            with self.autocast():
+                group.loss(batch)
+
+        what = "the gradient" if math.isfinite(loss) else "the loss"
+        return Trouble(self.step, names, levels, first_bad_module(self.module, again), what)
+
+    def _after_trouble(self, trouble: Trouble) -> bool:
+        self._bad += 1
+        if self._bad < PATIENCE:
+            return False
+        self.rollbacks += 1
+        if self.rollbacks > MOST_ROLLBACKS or self._snapshot is None:
+            raise TrainingDiverged(
+                f"training diverged and {self.rollbacks - 1} returns to a good state, each at half the rate, did not help. "
+                f"Last: {trouble}. Lower the learning rate, turn off reduced precision, or look at the named samples"
+            )
+        scale, rollbacks = self.rate_scale * 0.5, self.rollbacks
+        tensors, facts = self._snapshot
+        self._restore(tensors, facts)
+        self.rate_scale, self.rollbacks, self._bad = scale, rollbacks, 0
+        return True
+
+    def _keep(self) -> None:
+        tensors = {f"module/{n}": v.detach().clone() for n, v in self.module.state_dict().items()}
+        tensors |= {f"ema/{p}/{n}": v.clone() for p, part in self.ema.averages.items() for n, v in part.items()}
+        optimizers, facts = self.state()
+        tensors |= {f"optimizer/{n}": v.clone() for n, v in optimizers.items()}
+        self._snapshot = (tensors, facts)
+
+    def _restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+
+        self.module.load_state_dict(under("module/"))
+        averages = {profile: under(f"ema/{profile}/") for profile in self.ema.profiles}
+        self.load_state(under("optimizer/"), facts, averages)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything but weights and averages that continuing needs: optimizer tensors, and plain numbers."""
+        tensors: dict[str, Tensor] = {}
+        for i, optimizer in enumerate(self.optimizers):
+            for j, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"{i}/{j}/{key}": value for key, value in values.items()}
+        facts = {
+            "step": self.step,
+            "samples": self.samples,
+            "steps": self.steps,
+            "rate_scale": self.rate_scale,
+            "rollbacks": self.rollbacks,
+            "bad": self._bad,
+            "ema_updates": self.ema.updates,
+        }
+        return tensors, facts
+
+    def load_state(
+        self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], averages: Mapping[str, Mapping[str, Tensor]]
+    ) -> None:
+        """Continue from `state()` and saved averages; the module's weights are loaded by the caller."""
+        for i, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in tensors.items():
+                which, index, key = name.split("/")
+                if int(which) == i:
+                    state.setdefault(int(index), {})[key] = value.clone()
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        self.ema.load(averages, int(facts["ema_updates"]))
+        self.step, self.samples, self.steps = int(facts["step"]), int(facts["samples"]), int(facts["steps"])
+        self.rate_scale, self.rollbacks = float(facts["rate_scale"]), int(facts["rollbacks"])
+        self._bad = int(facts["bad"])

@@ -1,0 +1,88 @@
+"""Process-wide settings: applied once, stated as facts, never inexact."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kakusan import runtime
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+
+
+def test_facts_are_json_and_stable():
+    first, second = runtime.tune(threads=1), runtime.tune(threads=1)
+    assert first == second
+    assert first.threads == torch.get_num_threads() == 1
+    assert json.loads(json.dumps(dataclasses.asdict(first))) == dataclasses.asdict(first)
+
+
+def test_products_stay_exact():
+    runtime.tune()
+    generator = torch.Generator().manual_seed(5)
+    a, b = torch.randn(2, 256, 256, generator=generator)
+    exact = a.double() @ b.double()
+    assert ((a @ b) - exact).norm() / exact.norm() < 1e-6
+
+
+def test_an_inexact_setting_is_not_taken(monkeypatch):
+    torch.set_float32_matmul_precision("highest")
+    monkeypatch.setattr(runtime, "_medium_is_exact", lambda: False)
+    assert runtime.tune().matmul_precision == "highest"
+
+
+def test_a_choice_made_by_the_user_is_kept():
+    torch.set_float32_matmul_precision("high")
+    assert runtime.tune().matmul_precision == "high"
+
+
+def test_threads_are_checked():
+    with pytest.raises(ValueError, match="at least 1"):
+        runtime.tune(threads=0)
+
+
+def test_devices():
+    assert runtime.pick_device("cpu") == torch.device("cpu")
+    assert runtime.pick_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(ValueError, match="cpu"):
+        runtime.pick_device("abacus")
+
+
+def test_precision_follows_the_hardware(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(runtime, "_native_bfloat16", lambda device: False)
+    assert runtime.pick_precision("auto", cpu).name == "fp32"
+    monkeypatch.setattr(runtime, "_native_bfloat16", lambda device: True)
+    assert runtime.pick_precision("auto", cpu).name == "bf16"
+    with pytest.raises(ValueError, match="fp32"):
+        runtime.pick_precision("fp16", cpu)
+
+
+def test_autocast_does_what_its_name_says():
+    cpu = torch.device("cpu")
+    a = torch.ones(2, 2)
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        with runtime.pick_precision(name, cpu).autocast():
+            assert (a @ a).dtype == dtype
+
+
+def test_peak_memory_grows():
+    before = runtime.peak_memory(torch.device("cpu"))
+    block = torch.ones(64 << 20)
+    assert runtime.peak_memory(torch.device("cpu")) - before > 0.5 * block.nbytes
+
+
+def test_import_leaves_torch_out():
+    code = "import sys, kakusan.runtime; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
