@@ -157,7 +157,7 @@ def sample(model: UNet, eps: Tensor, label: Tensor, steps: int = 30, guidance: f
 
 
 # ---- 6. Pictures of all this
-def save_grid(rows: list[Tensor], path: Path, zoom: int = 4) -> None:
+def save_grid(rows: list[Tensor], path: Path, zoom: int = 5) -> None:
     """Write rows of pictures, each (n, 3, size, size) in [-1, 1], as one PNG with `zoom` screen pixels to a pixel."""
     grid = torch.cat([torch.cat(list(F.pad(row, (0, 1, 0, 1), value=1.0)), dim=2) for row in rows], dim=1)
     array = (grid.clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(1, 2, 0).numpy()
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
     save_grid(rows, options.out / "training.png")
     path = list(sample(ema, eps, asked))
     save_grid(list(path[-1][0].split(8)), options.out / "samples.png")
-    rising = [torch.stack([pair[k][n] for pair in path[::3]]) for n in (0, 8, 16) for k in (0, 1)]
+    rising = [torch.stack([pair[k][n] for pair in path[::3]]) for n in (0, 24, 40) for k in (0, 1)]
     save_grid(rising, options.out / "reverse.png")
     return losses
 

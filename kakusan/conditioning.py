@@ -159,6 +159,10 @@ class ClassLabels(Conditioner):
         """
         if isinstance(label, str) and label in self.classes:
             return self.classes.index(label)
+        # Folders are often called 074_rose: the name without its number will do when it is the only one.
+        bare = [i for i, name in enumerate(self.classes) if _bare(name) == _bare(str(label))]
+        if len(bare) == 1 and _bare(str(label)):
+            return bare[0]
         try:
             number = int(label)
         except ValueError:
@@ -169,3 +173,8 @@ class ClassLabels(Conditioner):
         if not 0 <= number < len(self.classes):
             raise ValueError(f"label {number} is out of range: the model has classes 0 to {len(self.classes) - 1}")
         return number
+
+
+def _bare(name: str) -> str:
+    """A class name without a leading number, in lower case, with spaces for separators."""
+    return name.lstrip("0123456789").replace("_", " ").replace("-", " ").strip().lower()

@@ -90,6 +90,11 @@ class Prediction:
             self._x0 = blend(self._x_t, c.x0_x, self._output, c.x0_f)
         return self._x0
 
+    def towards_x0(self, x_factor: Scalar, x0_factor: Scalar) -> Tensor:
+        """x_factor * x_t + x0_factor * x0 (B, C, *spatial), straight from the output: a step need not form x0 first."""
+        c = self._coefficients
+        return blend(self._x_t, x_factor + x0_factor * c.x0_x, self._output, x0_factor * c.x0_f)
+
     @property
     def eps(self) -> Tensor:
         """The expected noise (B, C, *spatial)."""
@@ -186,16 +191,17 @@ class Denoiser(BaseDenoiser):
         self.sigma_data = sigma_data
         self.noise_map = noise_map if noise_map is not None else LogSnrMap()
         self.independent_noise = independent_noise
-        self._table: dict[tuple[float, torch.device], Coefficients] = {}
+        self._table: dict[tuple[float, torch.device, torch.dtype], Coefficients] = {}
 
     def output(self, x_t: Tensor, level: Level, cond: Condition | None) -> Tensor:
         c = self.coefficients(level, x_t)
-        return self.backbone(x_t * c.c_in, c.c_noise, cond).to(x_t.dtype)
+        output = self.backbone(x_t * c.c_in, c.c_noise, cond)
+        return output if output.dtype == x_t.dtype else output.to(x_t.dtype)
 
     def coefficients(self, level: Level, x_t: Tensor) -> Coefficients:
         if isinstance(level.t, Tensor):
             return self._coefficients(level, x_t)
-        key = (level.t, x_t.device)
+        key = (level.t, x_t.device, x_t.dtype)
         found = self._table.get(key)
         if found is None:
             if len(self._table) > 4096:
@@ -222,6 +228,9 @@ class Denoiser(BaseDenoiser):
         c_in = scale / (alpha**2 * self.sigma_data**2 + sigma**2).sqrt()
         values = (c_in, scale * b / det, -sigma / det, -scale * a / det, alpha / det)
         numbers = [float(v) for v in values] if not isinstance(level.t, Tensor) else [expand(v, x_t) for v in values]
+        if not isinstance(level.t, Tensor) and x_t.dtype in (torch.float32, torch.float64):
+            # torch multiplies by a 0-d tensor of the same dtype twice as fast as by a Python number.
+            numbers[0] = torch.tensor(numbers[0], dtype=x_t.dtype)
         c_noise = self.noise_map(log_snr).to(device=x_t.device, dtype=torch.float32)
         return Coefficients(numbers[0], c_noise, *numbers[1:])
 

@@ -55,9 +55,17 @@ def tabulate(schedule: NoiseSchedule, grid: Tensor) -> list[Level]:
     return [Level(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
+# On the CPU torch wraps a Python number into a tensor and converts it in every call, which costs as much as a small
+# picture's arithmetic; as the `alpha` of an addition it goes straight into the kernel, with the same bits.
+_ZEROS = {dtype: torch.zeros((), dtype=dtype) for dtype in (torch.float32, torch.float64)}
+
+
 def scaled(x: Tensor, factor: Scalar) -> Tensor:
     """factor * x in x's dtype, a new tensor."""
-    return x * (factor.to(x) if isinstance(factor, Tensor) else factor)
+    if isinstance(factor, Tensor):
+        return x * factor.to(x)
+    zero = _ZEROS.get(x.dtype) if x.is_cpu else None
+    return x * factor if zero is None else torch.add(zero, x, alpha=factor)
 
 
 def blend(x: Tensor, x_factor: Scalar, y: Tensor, y_factor: Scalar) -> Tensor:

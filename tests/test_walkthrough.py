@@ -78,13 +78,13 @@ def test_the_pictures_are_in_range_and_labelled(walkthrough: ModuleType) -> None
 
 
 def test_it_runs_learns_and_draws(walkthrough: ModuleType, tmp_path: Path) -> None:
-    losses = walkthrough.main(["--out", str(tmp_path), "--steps", "30", "--size", "8", "--pictures", "120"])
-    assert len(losses) == 30
-    # v has about unit variance, so a network that has learnt nothing stands near 1 or above.
-    assert np.mean(losses[:3]) > 0.6
+    losses = walkthrough.main(["--out", str(tmp_path), "--steps", "40", "--size", "8", "--pictures", "120"])
+    assert len(losses) == 40
+    # The noise in v alone, alpha^2 of it, is 1/2 on average over t: less than that has been learnt.
+    assert np.mean(losses[:3]) > 0.5
     assert np.mean(losses[-6:]) < 0.6 * np.mean(losses[:3])
     cells = {"forward": (3, 11), "training": (6, 12), "samples": (6, 8), "reverse": (6, 11)}
     for name, (rows, columns) in cells.items():
         picture = Image.open(tmp_path / f"{name}.png")
-        assert picture.size == (columns * 9 * 4, rows * 9 * 4), name
+        assert picture.size == (columns * 9 * 5, rows * 9 * 5), name
         assert np.asarray(picture).std() > 20, f"{name} is blank"

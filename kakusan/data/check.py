@@ -248,9 +248,15 @@ def _look_alike(looks: Sequence[_Look]) -> tuple[tuple[tuple[str, str], ...], bo
                 left -= len(rest)
                 if left < 0:
                     return _named(unique, pairs), False
-                near = rest[np.bitwise_count(hashes[rest] ^ hashes[one]) <= NEAR]
+                near = rest[_bit_count(hashes[rest] ^ hashes[one]) <= NEAR]
                 pairs |= {(min(int(one), int(j)), max(int(one), int(j))) for j in near}
     return _named(unique, pairs), True
+
+
+def _bit_count(values: np.ndarray) -> np.ndarray:
+    """Bits that are set in each uint64 (`numpy.bitwise_count` needs numpy 2)."""
+    counts: np.ndarray = np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1)
+    return counts
 
 
 def _named(looks: Sequence[_Look], pairs: Iterable[tuple[int, int]]) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kakusan.data.flowers_backdrop import BACKGROUNDS, Rgb, backdrop
-from kakusan.data.flowers_drawing import Array, Canvas
+from kakusan.data.flowers_drawing import Canvas
+from kakusan.data.flowers_forms import Array
 from kakusan.data.flowers_parts import Batch
 from kakusan.data.flowers_species import HUES
 from kakusan.data.flowers_species import SPECIES as KINDS
@@ -40,11 +41,11 @@ _SAMPLES = 65536
 class Factors:
     """Everything a picture of a flower is made from.
 
-    Colours are sRGB triples; `petal_count` is of one flower, `flower_count` above 1 for a spray of them; `centre_hue` is
-    empty when no centre is seen. `x`, `y` is the flower's middle and `scale` its radius, where the shorter side of the
-    picture is [-1, 1] and y points up; `rotation` is in radians; `tilt` its height over its width; `light` the direction
-    to the light in radians; `brightness` a factor on all light; `detail` the key of what has no name, such as the jitter
-    of petals and the lights of the background.
+    Colours are sRGB triples. `petal_count` is that of one flower, `flower_count` above 1 a spray of them; `centre_hue`
+    is empty when no centre is seen. `x`, `y` is the flower's middle and `scale` its radius, where the shorter side of
+    the picture is [-1, 1] and y points up. `rotation` is in radians, `tilt` the flower's height over its width, `light`
+    the direction to the light in radians, `brightness` a factor on all light. `detail` is the key of what has no name,
+    such as the jitter of petals and the lights of the background.
     """
 
     species: str
@@ -184,7 +185,9 @@ def _arrays(factors: Sequence[Factors]) -> Batch:
     )
 
 
-def _paint(factors: Sequence[Factors], arrays: Batch, size: tuple[int, int], top: int, bottom: int) -> NDArray[np.uint8]:
+def _paint(
+    factors: Sequence[Factors], arrays: Batch, size: tuple[int, int], top: int, bottom: int
+) -> NDArray[np.uint8]:
     """Rows [top, bottom) of a batch of one species: (N, rows, W, 3) uint8."""
     height, width = size
     short = min(size)
@@ -193,11 +196,21 @@ def _paint(factors: Sequence[Factors], arrays: Batch, size: tuple[int, int], top
     y = (np.float32(height - 0.5) - np.arange(2 * top, 2 * bottom, dtype=np.float32))[:, None] / np.float32(short)
     light = _numbers([f.light for f in factors])
     shape = (len(factors), len(y), len(x))
-    canvas = Canvas(x, y, 1.0 / short, np.zeros((3, *shape), np.float32), np.zeros(shape, np.float32),
-                    (np.cos(light), np.sin(light)))
+    canvas = Canvas(
+        x,
+        y,
+        1.0 / short,
+        np.zeros((3, *shape), np.float32),
+        np.zeros(shape, np.float32),
+        (np.cos(light), np.sin(light)),
+    )
     KINDS[factors[0].species].paint(canvas, arrays)
-    behind = backdrop([f.background for f in factors], [_Dice(f.detail, 1, 96).uniform for f in factors],
-                      0.5 * (x[::2] + x[1::2]), 0.5 * (y[::2] + y[1::2]))
+    behind = backdrop(
+        [f.background for f in factors],
+        [_Dice(f.detail, 1, 96).uniform for f in factors],
+        0.5 * (x[::2] + x[1::2]),
+        0.5 * (y[::2] + y[1::2]),
+    )
     behind *= 1.0 - _halve(canvas.alpha)
     behind += _halve(canvas.colour)
     behind *= _numbers([f.brightness for f in factors])
@@ -230,7 +243,9 @@ def pictures(size: int | tuple[int, int] = 32, num: int = 6000, split: str = "tr
     from kakusan.data.spec import DataSpec
 
     if split not in SPLITS:
-        raise ValueError(f"the flowers have no split {split!r}{suggestion(split, list(SPLITS))}; known are {list(SPLITS)}")
+        raise ValueError(
+            f"the flowers have no split {split!r}{suggestion(split, list(SPLITS))}; known are {list(SPLITS)}"
+        )
     if num < 1:
         raise ValueError(f"a data set needs at least one picture, got num={num}")
     factors = [sample_factors(SPLITS[split], index) for index in range(num)]

@@ -10,44 +10,14 @@ side of a picture spans [-1, 1] and y points up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[np.float32]
-Number: TypeAlias = Array | float
-PI = float(np.pi)
-
-
-def mix(first: Array, second: Array, amount: Number) -> Array:
-    """`first` at amount 0, `second` at 1."""
-    return first + (second - first) * amount
-
-
-def unit(x: Array) -> Array:
-    """Clipped to [0, 1]."""
-    return np.clip(x, 0.0, 1.0)
-
-
-def smooth(x: Array, low: Number, high: Number) -> Array:
-    """0 below `low`, 1 above `high` (the reverse when low > high), with a smooth cubic between."""
-    t = unit((x - low) * (1.0 / (high - low)))
-    return t * t * (3.0 - 2.0 * t)
-
-
-def angle_of(x: Array, y: Array) -> Array:
-    """Angle of (x, y) in (-pi, pi], within 1e-3; several times faster than `np.arctan2` on float32."""
-    ax, ay = np.abs(x), np.abs(y)
-    ratio = np.minimum(ax, ay) / (np.maximum(ax, ay) + 1e-12)
-    square = ratio * ratio
-    angle = ((-0.0464964749 * square + 0.15931422) * square - 0.327622764) * square * ratio + ratio
-    angle += (ay > ax) * (0.5 * PI - 2.0 * angle)
-    angle += (x < 0) * (PI - 2.0 * angle)
-    return np.copysign(angle, y)
+from kakusan.data.flowers_forms import PI, Array, Form, Number, angle_of, mix, smooth, unit
 
 
 def tint(colour: Array, *, light: float = 0.0, deep: float = 0.0) -> Array:
@@ -91,8 +61,13 @@ class Canvas:
         """The samples inside a rectangle, sharing memory."""
         columns = slice(*np.searchsorted(self.x, (left, right)))
         rows = slice(*np.searchsorted(-self.y[:, 0], (-top, -bottom)))
-        return replace(self, x=self.x[columns], y=self.y[rows], colour=self.colour[:, :, rows, columns],
-                       alpha=self.alpha[:, rows, columns])
+        return replace(
+            self,
+            x=self.x[columns],
+            y=self.y[rows],
+            colour=self.colour[:, :, rows, columns],
+            alpha=self.alpha[:, rows, columns],
+        )
 
     def paint(self, coverage: Array, colour: Array) -> None:
         """Lay `colour` (3, N, h or 1, w or 1) over what is there where `coverage` (N, h, w) says."""
@@ -127,29 +102,52 @@ class Frame:
     size: Array
     light: tuple[Array, Array]
 
-    def at(self, x: Number = 0.0, y: Number = 0.0, *, angle: Number = 0.0, scale: Number = 1.0,
-           squash: Number = 1.0) -> Frame:
-        """The frame with its origin at (x, y), turned by `angle`, one unit of which is `scale` of mine; `squash` below 1
-        flattens it along its own y axis, as a tilted disc looks."""
+    def at(
+        self, x: Number = 0.0, y: Number = 0.0, *, angle: Number = 0.0, scale: Number = 1.0, squash: Number = 1.0
+    ) -> Frame:
+        """The frame with its origin at (x, y), turned by `angle`, one unit of which is `scale` of mine.
+
+        `squash` below 1 flattens it along its own y axis, as a tilted disc looks.
+        """
         c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         (xx, xy, x0), (yx, yy, y0) = self.across, self.up
         x0, y0 = x0 - x, y0 - y
         k, m = np.float32(1.0 / scale), np.float32(1.0 / (scale * squash))
         light = (self.light[0] * c + self.light[1] * s, self.light[1] * c - self.light[0] * s)
-        return Frame(self.canvas, ((xx * c + yx * s) * k, (xy * c + yy * s) * k, (x0 * c + y0 * s) * k),
-                     ((yx * c - xx * s) * m, (yy * c - xy * s) * m, (y0 * c - x0 * s) * m), self.size / k, light)
+        return Frame(
+            self.canvas,
+            ((xx * c + yx * s) * k, (xy * c + yy * s) * k, (x0 * c + y0 * s) * k),
+            ((yx * c - xx * s) * m, (yy * c - xy * s) * m, (y0 * c - x0 * s) * m),
+            self.size / k,
+            light,
+        )
 
     def within(self, left: Number, right: Number, bottom: Number, top: Number) -> Frame:
         """The same frame on the part of the canvas that holds this rectangle of mine in every picture of the batch."""
         (xx, xy, x0), (yx, yy, y0) = self.across, self.up
-        p, q, half_p, half_q = 0.5 * (left + right) - x0, 0.5 * (bottom + top) - y0, 0.5 * (right - left), 0.5 * (top - bottom)
+        p, q, half_p, half_q = (
+            0.5 * (left + right) - x0,
+            0.5 * (bottom + top) - y0,
+            0.5 * (right - left),
+            0.5 * (top - bottom),
+        )
         inverse = 1.0 / (xx * yy - xy * yx)
         x, y = (yy * p - xy * q) * inverse, (xx * q - yx * p) * inverse
         inverse = np.abs(inverse)
-        half_x, half_y = (np.abs(yy) * half_p + np.abs(xy) * half_q) * inverse, (np.abs(xx) * half_q + np.abs(yx) * half_p) * inverse
+        half_x, half_y = (
+            (np.abs(yy) * half_p + np.abs(xy) * half_q) * inverse,
+            (np.abs(xx) * half_q + np.abs(yx) * half_p) * inverse,
+        )
         edge = 2.0 * self.canvas.pixel
-        return replace(self, canvas=self.canvas.crop(float((x - half_x).min()) - edge, float((x + half_x).max()) + edge,
-                                                     float((y - half_y).min()) - edge, float((y + half_y).max()) + edge))
+        return replace(
+            self,
+            canvas=self.canvas.crop(
+                float((x - half_x).min()) - edge,
+                float((x + half_x).max()) + edge,
+                float((y - half_y).min()) - edge,
+                float((y + half_y).max()) + edge,
+            ),
+        )
 
     def around(self, radius: Number) -> Frame:
         """The same frame on the part of the canvas that holds this circle about my origin."""
@@ -190,74 +188,13 @@ class Frame:
         return amount if amount.any() else None
 
 
-Form: TypeAlias = Callable[[Array], tuple[Array, Array]]
-"""Squared half-width of a petal along its length s in [0, 1], negative outside, and its derivative in s."""
-
-
-def rounded(s: Array) -> tuple[Array, Array]:
-    """Narrow base, round end: s sqrt(1 - s), widest at two thirds."""
-    size = np.abs(s)
-    return 6.75 * s * size * (1.0 - s), 6.75 * size * (2.0 - 3.0 * s)
-
-
-def fan(s: Array) -> tuple[Array, Array]:
-    """Wedge with a wide, gently round end: s sqrt(1 - s^4)."""
-    size = np.abs(s)
-    square = s * size
-    fourth = square * size * size
-    return 2.598 * square * (1.0 - fourth), 2.598 * size * (2.0 - 6.0 * fourth)
-
-
-def oval(s: Array) -> tuple[Array, Array]:
-    """Ellipse."""
-    return 4.0 * s * (1.0 - s), 4.0 - 8.0 * s
-
-
-def strap(s: Array) -> tuple[Array, Array]:
-    """Parallel sides and round ends: 1 - (2 s - 1)^4."""
-    x = 2.0 * s - 1.0
-    cube = x * x * x
-    return 1.0 - cube * x, -8.0 * cube
-
-
-def pointed(s: Array) -> tuple[Array, Array]:
-    """Round base, sharp tip: sqrt(s) (1 - s), widest at one third."""
-    rest = 1.0 - s
-    size = np.abs(rest)
-    return 6.75 * s * rest * size, 6.75 * size * (1.0 - 3.0 * s)
-
-
-def lance(s: Array) -> tuple[Array, Array]:
-    """Sharp at both ends: s (1 - s)."""
-    rest = 1.0 - s
-    size, start = np.abs(rest), np.abs(s)
-    return 16.0 * s * start * rest * size, 32.0 * start * size * (1.0 - 2.0 * s)
-
-
-def flame(s: Array) -> tuple[Array, Array]:
-    """Sharp at both ends with a drawn-out tip: s (1 - s) sqrt(1.25 - s)."""
-    rest = 1.0 - s
-    size, start, taper = np.abs(rest), np.abs(s), np.maximum(1.25 - s, 0.1)
-    return 20.3 * s * start * rest * size * taper, 20.3 * start * size * (2.0 * (rest - s) * taper - s * rest)
-
-
-def goblet(s: Array) -> tuple[Array, Array]:
-    """Full belly and a short point: sqrt(s (1 + 1.3 s)) (1 - s)."""
-    rest = 1.0 - s
-    size = np.abs(rest)
-    belly = np.maximum(1.0 + 1.3 * s, 0.1)
-    return 5.0 * s * rest * size * belly, 5.0 * size * ((1.0 - 3.0 * s) * belly + 1.3 * s * rest)
-
-
-def bell(s: Array) -> tuple[Array, Array]:
-    """A tube that is round above, narrows a little and flares to its mouth at s = 1."""
-    return s * (3.42 + s * (5.0 * s - 7.42)), 3.42 + s * (15.0 * s - 14.84)
-
-
 @dataclass(frozen=True)
 class Petal:
-    """A petal or leaf at every sample of `frame`: signed distance to its edge (positive inside), place along it (0 base,
-    1 tip) and across (-1 to 1), and the light along and across its axis."""
+    """A petal or leaf at every sample of `frame`.
+
+    The signed distance to its edge (positive inside), the place along it (0 base, 1 tip) and across (-1 to 1), and the
+    light along and across its axis.
+    """
 
     frame: Frame
     distance: Array
@@ -275,8 +212,9 @@ class Petal:
         self.frame.canvas.paint(amount * self.coverage, colour)
 
 
-def outline(u: Array, v: Array, *, form: Form, length: Number, width: Number, notch: float = 0.0,
-            ruffle: Number = 0.0) -> tuple[Array, Array, Array]:
+def outline(
+    u: Array, v: Array, *, form: Form, length: Number, width: Number, notch: float = 0.0, ruffle: Number = 0.0
+) -> tuple[Array, Array, Array]:
     """Signed distance, along and across of a petal whose axis is u and whose greatest half-width is `width`.
 
     `notch` cuts the tip in by about that share of the length; `ruffle` shifts the place along, so it waves the edge.
@@ -301,8 +239,17 @@ def outline(u: Array, v: Array, *, form: Form, length: Number, width: Number, no
     return distance, along, across
 
 
-def petal(frame: Frame, angle: Number, *, form: Form, length: Number, width: Number, notch: float = 0.0, bend: Number = 0.0,
-          waves: tuple[float, float, Number] | None = None) -> Petal:
+def petal(
+    frame: Frame,
+    angle: Number,
+    *,
+    form: Form,
+    length: Number,
+    width: Number,
+    notch: float = 0.0,
+    bend: Number = 0.0,
+    waves: tuple[float, float, Number] | None = None,
+) -> Petal:
     """One petal from the origin towards `angle`. `bend` curves it sideways; `waves` = (height, number across, phase)
     ruffles its end."""
     turned = frame.at(angle=angle)
@@ -319,20 +266,32 @@ def petal(frame: Frame, angle: Number, *, form: Form, length: Number, width: Num
     return Petal(turned, distance, along, across, turned.light)
 
 
-def ring(frame: Frame, count: Array, *, phase: Number, form: Form, length: float, width: Number, jitter: Array,
-         notch: float = 0.0, wobble: tuple[float, float] = (0.25, 0.08)) -> Iterator[tuple[Petal, Array]]:
+def ring(
+    frame: Frame,
+    count: Array,
+    *,
+    phase: Number,
+    form: Form,
+    length: float,
+    width: Number,
+    jitter: Array,
+    notch: float = 0.0,
+    wobble: tuple[float, float] = (0.25, 0.08),
+) -> Iterator[tuple[Petal, Array]]:
     """`count` (N, 1, 1) petals evenly about the origin, as three petals at every sample.
 
-    `jitter` (N, P, 3) in [-1, 1], at least `count` rows, moves each petal's angle (by `wobble[0]` of the spacing) and length
-    (by `wobble[1]`). Yields, back to front, the petal and its own shade in [-1, 1].
+    `jitter` (N, P, 3) in [-1, 1], P at least `count`, moves each petal's angle (by `wobble[0]` of the spacing) and
+    length (by `wobble[1]`). Yields, back to front, the petal and its own shade in [-1, 1].
     """
     frame = frame.around(length * (1.05 + wobble[1]) + 0.2)
     spacing = (2.0 * PI) / count
     turned = (frame.theta - phase) * (1.0 / spacing)
     nearest = np.floor(turned + 0.5)
     away = 1.0 / frame.r
-    lit = ((frame.x * frame.light[0] + frame.y * frame.light[1]) * away,
-           (frame.x * frame.light[1] - frame.y * frame.light[0]) * away)
+    lit = (
+        (frame.x * frame.light[0] + frame.y * frame.light[1]) * away,
+        (frame.x * frame.light[1] - frame.y * frame.light[0]) * away,
+    )
     table = np.ascontiguousarray(np.moveaxis(jitter, 2, 0), np.float32)
     rows = np.arange(table.shape[1], dtype=np.int32)[:, None, None] * table.shape[2]
     for offset in (1.0, -1.0, 0.0):
@@ -341,17 +300,32 @@ def ring(frame: Frame, count: Array, *, phase: Number, form: Form, length: float
         shift, size, shade = (part.reshape(-1).take(index) for part in table)
         angle = (turned - k - wobble[0] * shift) * spacing
         u, v = frame.r * np.cos(angle), frame.r * np.sin(angle)
-        distance, along, across = outline(u, v, form=form, length=length * (1.0 + wobble[1] * size), width=width, notch=notch)
+        distance, along, across = outline(
+            u, v, form=form, length=length * (1.0 + wobble[1] * size), width=width, notch=notch
+        )
         yield Petal(frame, distance, along, across, lit), shade
 
 
-def lay(piece: Petal, *, base: Array, tip: Array, hold: float = 0.0, fade: float = 1.0, cup: float = 0.2, rise: float = 0.0,
-        rim: float = 0.0, shadow: float = 0.45, reach: float = 0.16, shade: Number = 0.0, veins: float = 0.0,
-        weight: Number = 1.0) -> None:
+def lay(
+    piece: Petal,
+    *,
+    base: Array,
+    tip: Array,
+    hold: float = 0.0,
+    fade: float = 1.0,
+    cup: float = 0.2,
+    rise: float = 0.0,
+    rim: float = 0.0,
+    shadow: float = 0.45,
+    reach: float = 0.16,
+    shade: Number = 0.0,
+    veins: float = 0.0,
+    weight: Number = 1.0,
+) -> None:
     """Paint a petal, coloured from `base` to `tip` between the places `hold` and `fade` along it.
 
-    `cup` lights its cross-section and `rise` its length, `rim` its edge; `shadow` and `reach` darken what lies under its
-    edge; `shade` makes it lighter or darker as a whole; `veins` draws fine lines where the samples can carry them;
+    `cup` lights its cross-section, `rise` its length and `rim` its edge; `shadow` and `reach` darken what lies under
+    its edge; `shade` makes it lighter or darker as a whole; `veins` draws fine lines where the samples can carry them;
     `weight` 0 leaves it out.
     """
     canvas = piece.frame.canvas
@@ -381,8 +355,17 @@ def lay(piece: Petal, *, base: Array, tip: Array, hold: float = 0.0, fade: float
     alpha += coverage
 
 
-def disc(frame: Frame, *, radius: Number, colour: Array, edge: Array, dome: float = 0.35, shadow: float = 0.4,
-         reach: float = 0.14, weight: Number = 1.0) -> None:
+def disc(
+    frame: Frame,
+    *,
+    radius: Number,
+    colour: Array,
+    edge: Array,
+    dome: float = 0.35,
+    shadow: float = 0.4,
+    reach: float = 0.14,
+    weight: Number = 1.0,
+) -> None:
     """A domed disc at the origin, `colour` in the middle and `edge` at its rim."""
     frame = frame.around(radius + reach)
     if frame.canvas.alpha.size == 0 or not np.any(weight):
@@ -395,36 +378,3 @@ def disc(frame: Frame, *, radius: Number, colour: Array, edge: Array, dome: floa
     body = mix(colour, edge, smooth(frame.r * inverse, 0.35, 1.05))
     body *= light
     frame.canvas.paint(frame.edge(distance) * weight, body)
-
-
-def leaf(frame: Frame, angle: Number, *, length: Number, width: Number, colour: Array, bend: Number = 0.0,
-         form: Form = pointed, weight: Number = 1.0) -> None:
-    """A leaf from the origin, its two halves lit differently and parted by a pale rib."""
-    if not np.any(weight):
-        return
-    piece = petal(frame, angle, form=form, length=length, width=width, bend=bend)
-    canvas = piece.frame.canvas
-    canvas.cast(piece.distance, reach=0.12, strength=0.35 * weight)
-    light = np.clip(piece.across * 6.0, -1.0, 1.0) * (0.3 * piece.light[1]) + (0.94 + 0.12 * piece.along)
-    fine = piece.frame.fine(10.0)
-    if fine is not None:
-        light += 0.07 * fine * np.sin(piece.along * 34.0 - np.abs(piece.across) * 5.0)
-    rib = unit(1.0 - np.abs(piece.across) * 7.0) * unit(1.1 - piece.along)
-    canvas.paint(piece.coverage * weight, colour * light + 0.1 * rib)
-
-
-def stem(canvas: Canvas, *, top: tuple[Array, Array], bottom: tuple[Array, float], sway: Array, width: float,
-         colour: Array) -> None:
-    """A stem in the picture from `bottom` to `top`, bowed sideways by `sway`."""
-    reach = np.abs(sway) + width + 0.1
-    frame = canvas.crop(float((np.minimum(top[0], bottom[0]) - reach).min()), float((np.maximum(top[0], bottom[0]) + reach).max()),
-                        -9.0, float(top[1].max())).frame
-    height = np.maximum(top[1] - bottom[1], 0.05)
-    t = (frame.y - bottom[1]) * (1.0 / height)
-    axis = bottom[0] + (top[0] - bottom[0]) * t + (4.0 * sway) * t * (1.0 - t)
-    slope = ((top[0] - bottom[0]) + (4.0 * sway) * (1.0 - 2.0 * t)) * (1.0 / height)
-    side = (frame.x - axis) / np.sqrt(1.0 + slope * slope)
-    distance = np.minimum(width - np.abs(side), (1.0 - t) * height)
-    frame.canvas.cast(distance, reach=0.06, strength=0.3)
-    light = 1.0 + 0.5 * np.clip(side * (1.0 / width), -1.0, 1.0) * frame.light[0]
-    frame.canvas.paint(frame.edge(distance), colour * light)

@@ -4,26 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from kakusan.data.flowers_drawing import (
-    Canvas,
-    disc,
-    fan,
-    flame,
-    lance,
-    lay,
-    leaf,
-    mix,
-    oval,
-    paint_of,
-    petal,
-    ring,
-    rounded,
-    smooth,
-    strap,
-    tint,
-    unit,
-)
-from kakusan.data.flowers_parts import DEGREE, Batch, florets, foliage, freckles, stamens
+from kakusan.data.flowers_drawing import Canvas, disc, lay, paint_of, petal, ring, tint
+from kakusan.data.flowers_forms import fan, flame, lance, mix, oval, rounded, smooth, strap, unit
+from kakusan.data.flowers_parts import DEGREE, Batch, florets, foliage, freckles, leaf, stamens
 
 GOLD, AMBER, WHITE = paint_of(1.0, 0.72, 0.06), paint_of(0.85, 0.42, 0.02), paint_of(0.95, 0.95, 0.93)
 
@@ -44,10 +27,26 @@ def sunflower(canvas: Canvas, b: Batch) -> None:
     half = b.count * 0.5
     deep, bright = tint(b.petal, deep=0.75), tint(b.petal, light=0.2)
     for layer, size in enumerate((1.0, 0.93)):
-        for piece, shade in ring(head, half, phase=layer * np.pi / half, form=lance, length=size, width=3.0 / b.count,
-                                 jitter=b.details[:, 8 * layer:], wobble=(0.22, 0.07)):
-            lay(piece, base=deep, tip=bright, hold=0.3, fade=0.8, reach=0.14, shade=0.06 * shade - (0.0 if layer else 0.22),
-                veins=0.16)
+        for piece, shade in ring(
+            head,
+            half,
+            phase=layer * np.pi / half,
+            form=lance,
+            length=size,
+            width=3.0 / b.count,
+            jitter=b.details[:, 8 * layer :],
+            wobble=(0.22, 0.07),
+        ):
+            lay(
+                piece,
+                base=deep,
+                tip=bright,
+                hold=0.3,
+                fade=0.8,
+                reach=0.14,
+                shade=0.06 * shade - (0.0 if layer else 0.22),
+                veins=0.16,
+            )
     disc(head, radius=0.46, colour=tint(b.centre, deep=0.6), edge=tint(b.centre, light=0.2), dome=0.25, reach=0.2)
     florets(head, radius=0.45, colour=tint(b.centre, light=0.45), turns=21.0)
     disc(head, radius=0.2, colour=tint(b.centre, light=0.25), edge=tint(b.centre, deep=0.3), dome=0.2, shadow=0.0)
@@ -60,10 +59,29 @@ def poppy(canvas: Canvas, b: Batch) -> None:
     deep, bright = tint(b.petal, deep=0.6), tint(b.petal, light=0.2)
     spacing = 2.0 * np.pi / b.count
     for k in (0, 2, 4, 1, 3, 5):
-        piece = petal(head, (k + 0.12 * b.die(20 + k)) * spacing, form=fan, length=1.0 + 0.06 * b.die(26 + k),
-                      width=2.75 / b.count**0.92, waves=(0.035, 7.0, 3.0 * b.die(32 + k)))
-        lay(piece, base=deep, tip=bright, hold=0.15, fade=0.95, cup=0.22, rise=0.3, rim=0.2, shadow=0.55, reach=0.2,
-            shade=0.05 * b.die(38 + k), veins=0.14, weight=b.shown(b.count, k))
+        piece = petal(
+            head,
+            (k + 0.12 * b.die(20 + k)) * spacing,
+            form=fan,
+            length=1.0 + 0.06 * b.die(26 + k),
+            width=2.75 / b.count**0.8,
+            waves=(0.035, 7.0, 3.0 * b.die(32 + k)),
+        )
+        lay(
+            piece,
+            base=deep,
+            tip=bright,
+            hold=0.15,
+            fade=0.95,
+            cup=0.22,
+            rise=0.3,
+            rim=0.2,
+            shadow=0.55,
+            reach=0.2,
+            shade=0.05 * b.die(38 + k),
+            veins=0.14,
+            weight=b.shown(b.count, k),
+        )
     eye = head.around(0.5)
     blotch = unit((0.46 - eye.r) * 5.0) * (0.6 + 0.4 * np.cos(b.count * eye.theta))
     eye.canvas.paint(blotch * 0.9, tint(b.centre, deep=0.9))
@@ -80,14 +98,33 @@ def blossom(canvas: Canvas, b: Batch) -> None:
     light = 1.0 + 0.9 * np.clip(side / thick, -1.0, 1.0)
     twig.canvas.paint(twig.edge(thick - np.abs(side)), paint_of(0.10, 0.045, 0.035) * light)
     for k, (place, angle) in enumerate(((0.75, 50.0), (-0.75, 120.0), (0.95, -40.0))):
-        leaf(branch.at(place, 0.0), (angle + 12.0 * b.die(2 + k)) * DEGREE, length=0.55, width=0.15, colour=b.leaf,
-             weight=b.shown(b.leaves, k))
+        leaf(
+            branch.at(place, 0.0),
+            (angle + 12.0 * b.die(2 + k)) * DEGREE,
+            length=0.55,
+            width=0.15,
+            colour=b.leaf,
+            weight=b.shown(b.leaves, k),
+        )
     head = b.head(canvas)
     low, high = tint(b.petal, deep=0.6), tint(b.petal, light=0.5)
     for k in range(5):
-        piece = petal(head, (k * 72.0 + 4.0 * b.die(20 + k)) * DEGREE, form=rounded, length=1.12, width=0.47, notch=0.30)
-        lay(piece, base=low, tip=high, hold=0.05, fade=0.6, cup=0.12, rise=0.12, shadow=0.35, reach=0.12,
-            shade=0.03 * b.die(26 + k), veins=0.06)
+        piece = petal(
+            head, (k * 72.0 + 4.0 * b.die(20 + k)) * DEGREE, form=rounded, length=1.12, width=0.47, notch=0.30
+        )
+        lay(
+            piece,
+            base=low,
+            tip=high,
+            hold=0.05,
+            fade=0.6,
+            cup=0.12,
+            rise=0.12,
+            shadow=0.35,
+            reach=0.12,
+            shade=0.03 * b.die(26 + k),
+            veins=0.06,
+        )
     eye = head.around(0.4)
     eye.canvas.paint(unit(1.0 - eye.r * 2.8) * 0.85, tint(b.petal, deep=1.0) * paint_of(1.0, 0.28, 0.42))
     stamens(head, count=15.0, radius=0.36, size=0.04, colour=b.centre, phase=b.die(32), filament=WHITE)
@@ -103,11 +140,30 @@ def lily(canvas: Canvas, b: Batch) -> None:
         for k in range(3):
             angle = (k * 120.0 + 60.0 * layer + 6.0 * b.die(20 + 3 * layer + k)) * DEGREE
             piece = petal(head, angle, form=flame, length=1.14, width=0.28 + 0.08 * layer, bend=0.10 * b.die(26 + k))
-            lay(piece, base=low, tip=high, fade=0.5, cup=0.28, rise=-0.25, rim=0.12, shadow=0.5, shade=-0.12 * (1 - layer))
-            piece.stain(unit(1.0 - np.abs(piece.across) * 5.0) * unit(1.0 - piece.along) * 0.55, tint(b.petal, deep=0.9))
+            lay(
+                piece,
+                base=low,
+                tip=high,
+                fade=0.5,
+                cup=0.28,
+                rise=-0.25,
+                rim=0.12,
+                shadow=0.5,
+                shade=-0.12 * (1 - layer),
+            )
+            piece.stain(
+                unit(1.0 - np.abs(piece.across) * 5.0) * unit(1.0 - piece.along) * 0.55, tint(b.petal, deep=0.9)
+            )
             freckles(piece, tint(b.petal, deep=1.0) * paint_of(0.55, 0.1, 0.1))
-    stamens(head, count=6.0, radius=0.50, size=0.075, colour=b.centre, phase=0.5 + 0.3 * b.die(32),
-            filament=mix(throat, WHITE, 0.6))
+    stamens(
+        head,
+        count=6.0,
+        radius=0.50,
+        size=0.075,
+        colour=b.centre,
+        phase=0.5 + 0.3 * b.die(32),
+        filament=mix(throat, WHITE, 0.6),
+    )
 
 
 def hibiscus(canvas: Canvas, b: Batch) -> None:
@@ -115,15 +171,40 @@ def hibiscus(canvas: Canvas, b: Batch) -> None:
     head = b.head(canvas)
     deep, bright = tint(b.petal, deep=0.5), tint(b.petal, light=0.25)
     for k in range(5):
-        piece = petal(head, (k * 72.0 + 4.0 * b.die(20 + k)) * DEGREE, form=fan, length=1.04 + 0.04 * b.die(26 + k),
-                      width=0.60, waves=(0.03, 6.0, 3.0 * b.die(32 + k)), bend=0.25)
-        lay(piece, base=deep, tip=bright, hold=0.1, fade=0.9, cup=0.24, rise=0.2, rim=0.2, shadow=0.5, reach=0.2,
-            shade=0.04 * b.die(38 + k), veins=0.16)
+        piece = petal(
+            head,
+            (k * 72.0 + 4.0 * b.die(20 + k)) * DEGREE,
+            form=fan,
+            length=1.04 + 0.04 * b.die(26 + k),
+            width=0.60,
+            waves=(0.03, 6.0, 3.0 * b.die(32 + k)),
+            bend=0.25,
+        )
+        lay(
+            piece,
+            base=deep,
+            tip=bright,
+            hold=0.1,
+            fade=0.9,
+            cup=0.24,
+            rise=0.2,
+            rim=0.2,
+            shadow=0.5,
+            reach=0.2,
+            shade=0.04 * b.die(38 + k),
+            veins=0.16,
+        )
         piece.stain(unit(1.6 - 3.6 * piece.along - 0.5 * np.abs(piece.across)) * 0.92, tint(b.centre, deep=0.6))
     # The column of stamens leans to the lower right in every picture, however the flower is turned.
     column = head.at(angle=(-60.0 + 40.0 * b.die(46)) * DEGREE - b.rotation)
-    lay(petal(column, 0.0, form=strap, length=0.80, width=0.055, bend=0.15), base=tint(b.petal, light=0.3),
-        tip=paint_of(0.95, 0.75, 0.25), cup=0.4, shadow=0.55, reach=0.13)
+    lay(
+        petal(column, 0.0, form=strap, length=0.80, width=0.055, bend=0.15),
+        base=tint(b.petal, light=0.3),
+        tip=paint_of(0.95, 0.75, 0.25),
+        cup=0.4,
+        shadow=0.55,
+        reach=0.13,
+    )
     for k in range(7):
         place = 0.48 + 0.055 * k
         side = (0.0 if k == 6 else 0.075 if k % 2 else -0.075) - 0.15 * place * place
@@ -133,12 +214,21 @@ def hibiscus(canvas: Canvas, b: Batch) -> None:
 def pansy(canvas: Canvas, b: Batch) -> None:
     foliage(canvas, b, width=0.4, length=0.75, thick=0.04)
     head = b.upright(canvas)
-    back, front = (tint(b.petal, deep=0.85), tint(b.petal, deep=0.35)), (tint(b.petal, deep=0.1), tint(b.petal, light=0.5))
+    back, front = (
+        (tint(b.petal, deep=0.85), tint(b.petal, deep=0.35)),
+        (tint(b.petal, deep=0.1), tint(b.petal, light=0.28)),
+    )
     # The two upper petals stand behind; the lower one lies over the two at the sides and carries the largest blotch.
     shapes = ((62.0, 1.05, 0.62), (118.0, 1.05, 0.62), (4.0, 0.92, 0.52), (176.0, 0.92, 0.52), (270.0, 0.98, 0.74))
     for k, (angle, length, width) in enumerate(shapes):
-        piece = petal(head, (angle + 4.0 * b.die(20 + k)) * DEGREE, form=rounded if k < 4 else fan,
-                      length=length * (1.0 + 0.04 * b.die(26 + k)), width=width, waves=(0.02, 5.0, 3.0 * b.die(32 + k)))
+        piece = petal(
+            head,
+            (angle + 4.0 * b.die(20 + k)) * DEGREE,
+            form=rounded if k < 4 else fan,
+            length=length * (1.0 + 0.04 * b.die(26 + k)),
+            width=width,
+            waves=(0.02, 5.0, 3.0 * b.die(32 + k)),
+        )
         base, tip = back if k < 2 else front
         lay(piece, base=base, tip=tip, hold=0.2, cup=0.12, rise=0.1, rim=0.2, shadow=0.5, reach=0.2, veins=0.05)
         if k > 1:
@@ -159,10 +249,22 @@ def rose(canvas: Canvas, b: Batch) -> None:
         nest = head.at(0.0, lift)
         for k in (0, 2, 4, 1, 3, 5):
             angle = (k + 0.5 * layer + 0.10 * b.die(20 + 6 * layer + k)) * spacing
-            piece = petal(nest, angle, form=fan, length=size * (1.0 + 0.04 * b.die(40 + 6 * layer + k)),
-                          width=width * 5.0 / each)
-            lay(piece, base=deep, tip=bright, hold=0.4, cup=0.15, rise=0.15, rim=0.35, shadow=0.6, reach=0.2 * size,
-                shade=0.04 * b.die(58 + k) - 0.04 * layer, weight=b.shown(each, k))
+            piece = petal(
+                nest, angle, form=fan, length=size * (1.0 + 0.04 * b.die(40 + 6 * layer + k)), width=width * 5.0 / each
+            )
+            lay(
+                piece,
+                base=deep,
+                tip=bright,
+                hold=0.4,
+                cup=0.15,
+                rise=0.15,
+                rim=0.35,
+                shadow=0.6,
+                reach=0.2 * size,
+                shade=0.04 * b.die(58 + k) - 0.04 * layer,
+                weight=b.shown(each, k),
+            )
     heart = head.at(0.0, 0.07)
     disc(heart, radius=0.30, colour=tint(b.petal, deep=0.6), edge=tint(b.petal, light=0.2), dome=0.1, shadow=0.6)
     heart = heart.around(0.3)
@@ -176,9 +278,20 @@ def marigold(canvas: Canvas, b: Batch) -> None:
     deep, bright = tint(b.petal, deep=0.9), tint(b.petal, light=0.2)
     for layer, (size, share) in enumerate(((1.0, 0.0), (0.80, 0.28), (0.59, 0.23), (0.38, 0.17))):
         # The outermost ring holds the rest, so that the count is exact.
-        number = np.round(b.count * share) if layer else b.count - sum(np.round(b.count * s) for s in (0.28, 0.23, 0.17))
-        for piece, shade in ring(head, number, phase=0.7 * layer + b.die(50), form=fan, length=size, width=size * 3.5 / number,
-                                 jitter=b.details[:, 4 * layer:], notch=0.16, wobble=(0.25, 0.09)):
+        number = (
+            np.round(b.count * share) if layer else b.count - sum(np.round(b.count * s) for s in (0.28, 0.23, 0.17))
+        )
+        for piece, shade in ring(
+            head,
+            number,
+            phase=0.7 * layer + b.die(50),
+            form=fan,
+            length=size,
+            width=size * 3.5 / number,
+            jitter=b.details[:, 4 * layer :],
+            notch=0.16,
+            wobble=(0.25, 0.09),
+        ):
             lay(piece, base=deep, tip=bright, hold=0.5, cup=0.22, rim=0.3, shadow=0.6, reach=0.14, shade=0.08 * shade)
     disc(head, radius=0.13, colour=tint(b.petal, deep=0.4), edge=tint(b.petal, deep=0.9))
 
@@ -195,8 +308,18 @@ def forget_me_not(canvas: Canvas, b: Batch) -> None:
         if not weight.any():
             continue
         for piece, _ in ring(small, b.count, phase=0.0, form=rounded, length=1.0, width=0.50, jitter=b.details):
-            lay(piece, base=low, tip=high, hold=0.3, fade=0.9, cup=0.14, rim=0.1, shadow=0.35, shade=0.06 * b.die(25 + k),
-                weight=weight)
+            lay(
+                piece,
+                base=low,
+                tip=high,
+                hold=0.3,
+                fade=0.9,
+                cup=0.14,
+                rim=0.1,
+                shadow=0.35,
+                shade=0.06 * b.die(25 + k),
+                weight=weight,
+            )
         disc(small, radius=0.25, colour=b.centre, edge=tint(b.centre, deep=0.4), shadow=0.0, weight=weight)
         disc(small, radius=0.09, colour=AMBER * 0.4, edge=AMBER * 0.6, shadow=0.0, weight=weight)
 
@@ -225,7 +348,7 @@ def morning_glory(canvas: Canvas, b: Batch) -> None:
 def orchid(canvas: Canvas, b: Batch) -> None:
     foliage(canvas, b, width=0.34, length=0.85, thick=0.04)
     head = b.upright(canvas)
-    low, high = tint(b.petal, light=0.5), tint(b.petal, light=0.25)
+    low, high = tint(b.petal, light=0.35), tint(b.petal, light=0.15)
     for k, angle in enumerate((90.0, 218.0, 322.0)):
         piece = petal(head, (angle + 4.0 * b.die(20 + k)) * DEGREE, form=oval, length=1.04, width=0.30)
         lay(piece, base=low, tip=tint(high, deep=0.15), cup=0.15, rise=0.1, rim=0.1, shadow=0.4, veins=0.16)

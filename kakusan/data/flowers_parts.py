@@ -1,7 +1,7 @@
 """What the painters of `kakusan.data.flowers` share: a batch of factors, stems and leaves, stamens and small marks.
 
-A painter paints a batch of flowers of one species on a canvas, back to front. A flower's own frame has its head in the unit
-circle.
+A painter paints a batch of flowers of one species on a canvas, back to front. A flower's own frame has its head in the
+unit circle.
 """
 
 from __future__ import annotations
@@ -10,18 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kakusan.data.flowers_drawing import (
-    Array,
-    Canvas,
-    Frame,
-    Number,
-    Petal,
-    leaf,
-    mix,
-    stem,
-    tint,
-    unit,
-)
+from kakusan.data.flowers_drawing import Canvas, Frame, Petal, petal, tint
+from kakusan.data.flowers_forms import Array, Form, Number, mix, pointed, unit
 
 DEGREE = float(np.pi / 180.0)
 
@@ -63,26 +53,99 @@ class Batch:
         return (numbers > k + 0.5).astype(np.float32) if k else np.minimum(numbers, 1.0)
 
 
+def leaf(
+    frame: Frame,
+    angle: Number,
+    *,
+    length: Number,
+    width: Number,
+    colour: Array,
+    bend: Number = 0.0,
+    form: Form = pointed,
+    weight: Number = 1.0,
+) -> None:
+    """A leaf from the origin, its two halves lit differently and parted by a pale rib."""
+    if not np.any(weight):
+        return
+    piece = petal(frame, angle, form=form, length=length, width=width, bend=bend)
+    canvas = piece.frame.canvas
+    canvas.cast(piece.distance, reach=0.12, strength=0.35 * weight)
+    light = np.clip(piece.across * 6.0, -1.0, 1.0) * (0.3 * piece.light[1]) + (0.94 + 0.12 * piece.along)
+    fine = piece.frame.fine(10.0)
+    if fine is not None:
+        light += 0.07 * fine * np.sin(piece.along * 34.0 - np.abs(piece.across) * 5.0)
+    rib = unit(1.0 - np.abs(piece.across) * 7.0) * unit(1.1 - piece.along)
+    canvas.paint(piece.coverage * weight, colour * light + 0.1 * rib)
+
+
+def stem(
+    canvas: Canvas, *, top: tuple[Array, Array], bottom: tuple[Array, float], sway: Array, width: float, colour: Array
+) -> None:
+    """A stem in the picture from `bottom` to `top`, bowed sideways by `sway`."""
+    reach = np.abs(sway) + width + 0.1
+    frame = canvas.crop(
+        float((np.minimum(top[0], bottom[0]) - reach).min()),
+        float((np.maximum(top[0], bottom[0]) + reach).max()),
+        -9.0,
+        float(top[1].max()),
+    ).frame
+    height = np.maximum(top[1] - bottom[1], 0.05)
+    t = (frame.y - bottom[1]) * (1.0 / height)
+    axis = bottom[0] + (top[0] - bottom[0]) * t + (4.0 * sway) * t * (1.0 - t)
+    slope = ((top[0] - bottom[0]) + (4.0 * sway) * (1.0 - 2.0 * t)) * (1.0 / height)
+    side = (frame.x - axis) / np.sqrt(1.0 + slope * slope)
+    distance = np.minimum(width - np.abs(side), (1.0 - t) * height)
+    frame.canvas.cast(distance, reach=0.06, strength=0.3)
+    light = 1.0 + 0.5 * np.clip(side * (1.0 / width), -1.0, 1.0) * frame.light[0]
+    frame.canvas.paint(frame.edge(distance), colour * light)
+
+
 def foliage(canvas: Canvas, b: Batch, *, width: float = 0.34, length: float = 0.95, thick: float = 0.055) -> None:
     """A stem from the flower down out of the picture and up to four leaves beside it."""
     foot = b.x + 0.18 * b.die(0)
-    stem(canvas, top=(b.x, b.y), bottom=(foot, -1.15), sway=0.07 * b.die(1), width=thick, colour=tint(b.leaf, deep=0.25))
+    stem(
+        canvas, top=(b.x, b.y), bottom=(foot, -1.15), sway=0.07 * b.die(1), width=thick, colour=tint(b.leaf, deep=0.25)
+    )
     for k, (angle, up) in enumerate(((28.0, 0.62), (152.0, 0.62), (-14.0, 0.25), (194.0, 0.25))):
         origin = canvas.frame.at(mix(foot, b.x, up * 0.4), -1.0 + up * 0.45)
-        leaf(origin, (angle + 9.0 * b.die(2 + k)) * DEGREE, length=length * (1.0 + 0.12 * b.die(6 + k)), width=width * 0.62,
-             colour=b.leaf, bend=0.28 if k % 2 else -0.28, weight=b.shown(b.leaves, k))
+        leaf(
+            origin,
+            (angle + 9.0 * b.die(2 + k)) * DEGREE,
+            length=length * (1.0 + 0.12 * b.die(6 + k)),
+            width=width * 0.62,
+            colour=b.leaf,
+            bend=0.28 if k % 2 else -0.28,
+            weight=b.shown(b.leaves, k),
+        )
 
 
-def blades(canvas: Canvas, b: Batch, foot: Array, shapes: tuple[tuple[float, float, float], ...], *, width: float) -> None:
+def blades(
+    canvas: Canvas, b: Batch, foot: Array, shapes: tuple[tuple[float, float, float], ...], *, width: float
+) -> None:
     """Long leaves from the ground, one for each (angle in degrees, bend, length)."""
     ground = canvas.frame.at(foot, -1.12)
     for k, (angle, bend, length) in enumerate(shapes):
-        leaf(ground, (angle + 6.0 * b.die(2 + k)) * DEGREE, length=length, width=width, colour=b.leaf, bend=bend,
-             weight=b.shown(b.leaves, k))
+        leaf(
+            ground,
+            (angle + 6.0 * b.die(2 + k)) * DEGREE,
+            length=length,
+            width=width,
+            colour=b.leaf,
+            bend=bend,
+            weight=b.shown(b.leaves, k),
+        )
 
 
-def stamens(frame: Frame, *, count: float, radius: float, size: float, colour: Array, phase: Number,
-            filament: Array | None = None) -> None:
+def stamens(
+    frame: Frame,
+    *,
+    count: float,
+    radius: float,
+    size: float,
+    colour: Array,
+    phase: Number,
+    filament: Array | None = None,
+) -> None:
     """A ring of anthers at `radius`, on filaments from the origin when these have a colour."""
     frame = frame.around(radius + 2.5 * size)
     spacing = 2.0 * np.pi / count

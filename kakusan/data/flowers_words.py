@@ -11,9 +11,29 @@ from kakusan.data.flowers_species import HUES, SPECIES
 if TYPE_CHECKING:
     from kakusan.data.flowers import Factors
 
-_ONES = ("no one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-         "eighteen nineteen").split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "no",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _KANJI = "〇一二三四五六七八九"
 
 
@@ -39,10 +59,17 @@ def english(f: Factors) -> str:
     """One English sentence part that names every visible factor."""
     words = SPECIES[f.species].english
     several = f.flower_count > 1 and "{flowers}" not in words.head
-    head = words.head.format(flowers=number_in_english(f.flower_count), petals=number_in_english(f.petal_count),
-                             form=words.form, hue=f.petal_hue)
-    subject = (f"{number_in_english(f.flower_count)} {words.name}s, each with {head}" if several
-               else f"{_with_article(words.name)} with {head}")
+    head = words.head.format(
+        flowers=number_in_english(f.flower_count),
+        petals=number_in_english(f.petal_count),
+        form=words.form,
+        hue=f.petal_hue,
+    )
+    subject = (
+        f"{number_in_english(f.flower_count)} {words.name}s, each with {head}"
+        if several
+        else f"{_with_article(words.name)} with {head}"
+    )
     if f.centre_hue:
         subject += " and " + words.middle.format(hue=f.centre_hue)
     leaves = f"{number_in_english(f.leaf_count)} {words.leaf[f.leaf_count != 1]}"
@@ -53,8 +80,12 @@ def japanese(f: Factors) -> str:
     """The same in Japanese."""
     words = SPECIES[f.species].japanese
     several = f.flower_count > 1 and "{flowers}" not in words.head
-    subject = words.head.format(flowers=number_in_japanese(f.flower_count), petals=number_in_japanese(f.petal_count),
-                                form=words.form, hue=HUES[f.petal_hue].japanese)
+    subject = words.head.format(
+        flowers=number_in_japanese(f.flower_count),
+        petals=number_in_japanese(f.petal_count),
+        form=words.form,
+        hue=HUES[f.petal_hue].japanese,
+    )
     if f.centre_hue:
         subject += "と" + words.middle.format(hue=HUES[f.centre_hue].japanese)
     subject += f"をもつ{words.name}"

@@ -79,7 +79,11 @@ def list_pictures(
     names, others = _candidates(store)
     if not names:
         found = f"; it holds {len(others)} other files ({some(others, 5)})" if others else ""
-        raise ValueError(f"{where} holds no pictures{found}. PNG, JPEG, WEBP, BMP, TIFF, GIF, PPM and NPY are read")
+        archive = next((n for n in others if n.lower().endswith(".zip")), None)
+        hint = f". Open the archive {archive} itself?" if archive else ""
+        raise ValueError(
+            f"{where} holds no pictures{found}. PNG, JPEG, WEBP, BMP, TIFF, GIF, PPM and NPY are read{hint}"
+        )
     tables = [n for n in others if n.rpartition("/")[2] in METADATA]
     others = [n for n in others if n not in tables]
     notes = [f"{len(others)} other files are left out: {some(others, 5)}"] if others else []

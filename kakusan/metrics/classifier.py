@@ -23,7 +23,11 @@ class Classifier(nn.Module):
         before = channels
         for depth, width in enumerate(_WIDTHS):
             stride = 1 if depth == 0 else 2
-            layers += [nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [
+                nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
             before = width
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(before, classes)
@@ -46,22 +50,26 @@ class Classifier(nn.Module):
     def accuracy(self, x: Tensor, labels: Tensor) -> float:
         """Share of pictures whose likeliest class is their label."""
         if len(x) != len(labels) or len(x) == 0:
-            raise ValueError(f"accuracy needs as many labels as pictures and at least one, got {len(x)} and {len(labels)}")
+            raise ValueError(
+                f"accuracy needs as many labels as pictures and at least one, got {len(x)} and {len(labels)}"
+            )
         return (self.predict(x) == labels.to(x.device)).float().mean().item()
 
 
 def train_classifier(pictures: Pictures, *, steps: int = 300, batch: int = 64, seed: int = 0) -> Classifier:
     """A classifier trained on labelled pictures: deterministic from `seed` on one machine, and in eval mode.
 
-    Training sees the pictures shifted by up to an eighth and with faint noise, so that it judges a sample by its shape and
-    colours and not by its finest grain.
+    Training sees the pictures shifted by up to an eighth and with faint noise, so that it judges a sample by its shape
+    and colours and not by its finest grain.
 
     Raises:
         ValueError: pictures without labels, or fewer than two classes.
     """
     labels = pictures.labels
     if labels is None or len(pictures.spec.classes) < 2:
-        raise ValueError("a classifier needs pictures with labels of at least two classes; use a folder of class sub-folders")
+        raise ValueError(
+            "a classifier needs pictures with labels of at least two classes; use a folder of class sub-folders"
+        )
     generator = torch.Generator().manual_seed(seed)
     # Layers draw their first weights from the global generator: borrow it and give it back as it was.
     with torch.random.fork_rng(devices=[]):

@@ -6,6 +6,7 @@ matrices, so the plain path makes no copy.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,7 +102,7 @@ class _SoftmaxAttention(_SelfAttention):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__(channels, heads)
         # One learned temperature per head replaces 1 / sqrt(d), which has no meaning for unit vectors.
-        self.log_scale = nn.Parameter(torch.full((heads, 1, 1), 0.5 * torch.log(torch.tensor(channels / heads)).item()))
+        self.log_scale = nn.Parameter(torch.full((heads, 1, 1), 0.5 * math.log(channels / heads)))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q = _unit(q) * self.log_scale.exp().to(q.dtype)

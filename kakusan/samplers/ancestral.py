@@ -52,14 +52,14 @@ class DDIM(Sampler):
         prediction = denoiser(x_t, level_t, cond)
         if self.eta == 0.0:
             kept = level_s.sigma / level_t.sigma
-            x_s = blend(x_t, kept, prediction.x0, level_s.alpha - kept * level_t.alpha)
+            x_s = prediction.towards_x0(kept, level_s.alpha - kept * level_t.alpha)
         else:
             fresh = self.eta * root(transition_variance(level_t, level_s)) * level_s.sigma / level_t.sigma
             if not isinstance(fresh, Tensor):
                 # More noise than the level holds cannot be added; eta above 1 is capped there.
                 fresh = min(fresh, float(level_s.sigma))
             kept = root(level_s.sigma**2 - fresh**2) / level_t.sigma
-            x_s = blend(x_t, kept, prediction.x0, level_s.alpha - kept * level_t.alpha)
+            x_s = prediction.towards_x0(kept, level_s.alpha - kept * level_t.alpha)
             if isinstance(fresh, Tensor) or fresh > 0.0:
                 x_s = add_scaled(x_s, noise(), fresh)
         return x_s, State(state.num_steps, prediction, index=state.index + 1)
@@ -95,10 +95,13 @@ class DDPM(Sampler):
         noise: StepNoise,
     ) -> tuple[Tensor, State]:
         prediction = denoiser(x_t, level_t, cond)
-        x0 = prediction.x0 if self.clip is None else prediction.x0.clamp(-self.clip, self.clip)
         variance, whole = transition_variance(level_t, level_s), level_t.sigma**2
         ratio = level_t.alpha / level_s.alpha
-        x_s = blend(x_t, ratio * level_s.sigma**2 / whole, x0, level_s.alpha * variance / whole)
+        kept, gain = ratio * level_s.sigma**2 / whole, level_s.alpha * variance / whole
+        if self.clip is None:
+            x_s = prediction.towards_x0(kept, gain)
+        else:
+            x_s = blend(x_t, kept, prediction.x0.clamp(-self.clip, self.clip), gain)
         # The last step returns the mean: there is no noise in data.
         posterior = root(variance / whole) * level_s.sigma
         fresh = root(variance) * (level_s.sigma > 0.0) if self.large_variance else posterior

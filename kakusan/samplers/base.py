@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -19,9 +20,10 @@ from kakusan.schedules import NoiseSchedule
 Entry: TypeAlias = "tuple[Level, Tensor]"
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: a frozen dataclass costs a microsecond more to make, and one of each is made in every step.
+@dataclass(slots=True)
 class State:
-    """What a sampler remembers between steps: tensors with leading B, and numbers.
+    """What a sampler remembers between steps: tensors with leading B, and numbers. Never changed once made.
 
     Args:
         num_steps: of the whole grid (EDM's churn is a budget shared by the steps).
@@ -38,7 +40,7 @@ class State:
     index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
     """One step: from x_t at `level` to x_s at `next_level`, with the prediction it was made from."""
 
@@ -128,11 +130,11 @@ def sample_iter(
         cond = cond.expand(size[0])
     state = State(num_steps=len(levels) - 1)
     for index in range(len(levels) - 1):
-        with torch.no_grad():
-            x_next, state = sampler.step(
-                denoiser, x, levels[index], levels[index + 1], cond, state, StepNoise(numbers, index, x)
-            )
-        yield Step(index, levels[index], levels[index + 1], x, x_next, state.prediction)
+        level_t, level_s = levels[index], levels[index + 1]
+        # Around each step and not around the yield, which would switch gradients off for whoever watches.
+        with nullcontext() if not torch.is_grad_enabled() else torch.no_grad():
+            x_next, state = sampler.step(denoiser, x, level_t, level_s, cond, state, StepNoise(numbers, index, x))
+        yield Step(index, level_t, level_s, x, x_next, state.prediction)
         x = x_next
 
 
@@ -152,8 +154,9 @@ def sample(
     steps = sample_iter(
         denoiser, sampler, grid, shape, cond, seeds=seeds, x_start=x_start, dtype=dtype, device=device
     )
-    for step in steps:
-        last = step.x_s
+    with torch.no_grad():
+        for step in steps:
+            last = step.x_s
     return last
 
 

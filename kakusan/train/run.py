@@ -15,7 +15,7 @@ import torch
 
 from kakusan import __version__, choices, runtime
 from kakusan.config import TrainConfig, merge, read_toml, to_toml
-from kakusan.data.source import Pictures, open_data, split_held_out
+from kakusan.data.source import Pictures
 from kakusan.model_folder import ModelFacts
 from kakusan.run_folder import RunFolder, read_state, write_text
 from kakusan.train.adapt import adapt
@@ -24,6 +24,7 @@ from kakusan.train.feed import Feed
 from kakusan.train.held_out import FixedPairs
 from kakusan.train.metrics_log import MetricsLog
 from kakusan.train.previews import preview, write_report
+from kakusan.train.sources import open_parts
 from kakusan.train.trainer import DiffusionLoss, Group, Trainer, TrainStep
 
 DEFAULT_STEPS = 10_000
@@ -116,7 +117,7 @@ class TrainingRun:
         self.device = runtime.pick_device(config.run.device)
         self.facts_of_machine = runtime.tune(threads=config.run.threads, device=self.device)
         self.precision = runtime.pick_precision(config.run.precision, self.device)
-        self.training, self.held_out = self._open()
+        self.training, self.held_out = open_parts(config.data, seed=config.run.seed, say=say)
         self.spec = self.training.spec
         torch.manual_seed(config.run.seed)
         self.model = choices.build_model(config.model, self.spec).to(self.device)
@@ -131,35 +132,6 @@ class TrainingRun:
         self.trainer = self._trainer()
         if latest is not None:
             self._resume(latest)
-
-    def _open(self) -> tuple[Pictures, Pictures]:
-        data = self.config.data
-        options: dict[str, Any] = {"size": data.size, "flip": data.flip or None}
-        embedded = data.source.split(":")[0] in ("flowers", "digits")
-        if embedded:
-            options |= {} if data.num is None else {"num": data.num}
-        else:
-            from kakusan.data.fit import FITS
-
-            options["fit"] = choices.choose(FITS, data.fit, "fit")
-            optional = {
-                "classes": list(data.classes) or None,
-                "limit_per_class": data.limit_per_class,
-                "channels": data.channels,
-                "skip_unreadable": data.skip_unreadable or None,
-            }
-            options |= {k: v for k, v in optional.items() if v is not None}
-        pictures = open_data(data.source, **options)
-        for note in pictures.notes:
-            self.say(f"data: {note}")
-        if embedded and ":" not in data.source:
-            if data.num is not None:
-                options["num"] = max(64, data.num // 8)
-            return pictures, open_data(f"{data.source}:held-out", **options)
-        training, held_out = split_held_out(pictures, data.held_out, self.config.run.seed)
-        for note in [n for n in training.notes if n not in pictures.notes]:
-            self.say(f"data: {note}")
-        return training, held_out
 
     def _loss(self) -> DiffusionLoss:
         return DiffusionLoss(self.model, self.objective, seed=self.config.run.seed)

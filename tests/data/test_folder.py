@@ -1,5 +1,6 @@
 """Opening folders and zip files of pictures."""
 
+import os
 import stat
 import zipfile
 from pathlib import Path
@@ -243,6 +244,9 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ValueError, match=r"1 other files \(notes.txt\)"):
         open_folder(tmp_path)
+    (tmp_path / "all.zip").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"Open the archive all.zip itself\?"):
+        open_folder(tmp_path)
     (tmp_path / "a.png").write_bytes(b"junk")
     with pytest.raises(ValueError, match="none of the 1 pictures"):
         open_folder(tmp_path, skip_unreadable=True)
@@ -277,6 +281,14 @@ def test_links_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nothing.png")
     with pytest.raises(ValueError, match="2 of 3 pictures"):
+        open_folder(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe.png: is not a regular file"):
         open_folder(tmp_path)
 
 

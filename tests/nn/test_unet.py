@@ -56,7 +56,7 @@ def test_any_shape_goes_in_and_comes_out(size, channels, out_channels, batch, on
     out = network(x, randn(1 if one_level else batch))
     assert out.shape == (batch, out_channels or channels, *size)
     assert out.isfinite().all()
-    assert out.std() > 0
+    assert out.abs().max() > 0
 
 
 @pytest.mark.parametrize("blocks", BLOCKS)

@@ -1,0 +1,61 @@
+"""The command line: one verb, its options, an exit code. torch is imported after the options are understood."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from kakusan import __version__
+from kakusan.specs import suggestion
+
+# Verb: (module with `main(argv) -> int`, what it does).
+VERBS = {
+    "demo": ("kakusan.cli.demo", "train on embedded flowers, sample, and show everything in runs/demo"),
+    "train": ("kakusan.cli.train", "train a model on a folder of pictures, or go on with a run"),
+    "sample": ("kakusan.cli.sample", "draw pictures from a run, or again from a picture's own record"),
+    "list": ("kakusan.cli.list", "show the runs with their figures and last pictures"),
+    "inspect": ("kakusan.cli.inspect", "show every fact a checkpoint holds"),
+    "doctor": ("kakusan.cli.doctor", "tell whether bad samples are the network's or the sampler's fault"),
+    "data": ("kakusan.cli.data", "check a folder of pictures, or fetch a known data set"),
+    "forward": ("kakusan.cli.forward", "drown a picture in noise: the forward process with its SNR curve"),
+}
+
+
+def usage() -> str:
+    """What `kakusan --help` prints."""
+    width = max(map(len, VERBS)) + 2
+    verbs = "\n".join(f"  {verb:<{width}}{what}" for verb, (_, what) in VERBS.items())
+    return (
+        f"kakusan {__version__}: train, explain and use diffusion models on your own data\n\n"
+        f"usage: kakusan VERB [options]        kakusan VERB --help for the options of a verb\n\n{verbs}\n\n"
+        "first steps:\n"
+        "  kakusan demo\n"
+        "  kakusan train --data FOLDER --out runs/mine --minutes 30\n"
+        "  kakusan sample runs/mine --num 16 --out grid.png\n"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] in ("--version", "-V"):
+        print(f"kakusan {__version__}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        print(f"kakusan: no verb {verb!r}{suggestion(verb, list(VERBS))}\n\n{usage()}", file=sys.stderr)
+        return 2
+    try:
+        code: int = importlib.import_module(VERBS[verb][0]).main(rest)
+        return code
+    except (ValueError, ImportError, OSError) as error:
+        # Errors for people: what was wrong and what to do. Anything else is a bug and keeps its traceback.
+        print(f"kakusan {verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,35 @@
+"""`kakusan demo`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kakusan.cli.options import parse
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Train a class-conditional model on the embedded flowers, sample it, measure it and show it.
+
+    Args:
+        out: folder of the run.
+        minutes: of training.
+        seed: of everything random.
+    """
+
+    out: Path = Path("runs/demo")
+    minutes: float = 3.6
+    seed: int = 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb."""
+    options = parse(DemoOptions, argv, verb="demo")
+    from kakusan.cli.train import Progress
+    from kakusan.tasks.demo import demo
+
+    progress = Progress()
+    demo(options.out, minutes=options.minutes, seed=options.seed, progress=progress)
+    return 0

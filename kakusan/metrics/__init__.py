@@ -1,0 +1,1 @@
+"""Numbers about samples, each with what it was measured against."""

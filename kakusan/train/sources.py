@@ -1,0 +1,42 @@
+"""Training and held-out pictures of a run, from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kakusan.choices import choose
+from kakusan.config import DataSettings
+from kakusan.data.fit import FITS
+from kakusan.data.source import EMBEDDED, Pictures, open_data, split_held_out
+
+
+def open_parts(
+    data: DataSettings, *, seed: int, say: Callable[[str], None] | None = None
+) -> tuple[Pictures, Pictures]:
+    """(pictures to train on, pictures to measure on); what was decided on the way goes to `say`."""
+    options: dict[str, Any] = {"size": data.size, "flip": data.flip or None}
+    name, _, part = data.source.partition(":")
+    if name in EMBEDDED:
+        if data.num is not None:
+            options["num"] = data.num
+        training = open_data(data.source, **options)
+        if data.num is not None:
+            options["num"] = max(64, data.num // 8)
+        if not part:
+            return training, open_data(f"{name}:held-out", **options)
+    else:
+        options["fit"] = choose(FITS, data.fit, "fit")
+        optional = {
+            "classes": list(data.classes) or None,
+            "limit_per_class": data.limit_per_class,
+            "channels": data.channels,
+            "skip_unreadable": data.skip_unreadable or None,
+        }
+        training = open_data(data.source, **options, **{k: v for k, v in optional.items() if v is not None})
+    notes = list(training.notes)
+    kept, held_out = split_held_out(training, data.held_out, seed)
+    for note in [*notes, *(n for n in kept.notes if n not in notes)]:
+        if say is not None:
+            say(f"data: {note}")
+    return kept, held_out
