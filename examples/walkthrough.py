@@ -1,6 +1,6 @@
 """A diffusion model from nothing: noise goes in, flowers come out.
 
-    python examples/walkthrough.py --out runs/walkthrough        # about three minutes on two cores
+    python examples/walkthrough.py --out runs/walkthrough        # about four minutes on two cores
 
 All of it is in this file; only the drawing of the training pictures is borrowed. docs/walkthrough.md tells the story.
 Names: x0 a picture, eps noise, x_t their mixture, t in [0, 1] the time, with the picture at 0 and pure noise at 1.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from torch import nn
 
 from kakusan import schedules as s
 from kakusan.config import ModelSettings, ObjectiveSettings, TrainConfig
@@ -11,7 +13,7 @@ from kakusan.conditioning import ClassLabels
 from kakusan.data.spec import DataSpec
 from kakusan.denoiser import Denoiser
 from kakusan.model_folder import Model
-from kakusan.nn import ConvNeXtBlocks, LinearAttention, ResidualBlocks, SoftmaxAttention, UNet
+from kakusan.nn import ConvNeXtBlocks, LinearAttention, Patched, ResidualBlocks, SoftmaxAttention, UNet
 from kakusan.objectives import (
     Absolute,
     Distance,
@@ -103,12 +105,13 @@ def build_model(settings: ModelSettings, spec: DataSpec, *, condition_width: int
     """A fresh model for these data."""
     conditional = settings.conditional and bool(spec.classes)
     width = (condition_width or 2 * settings.width) if conditional else 0
-    derived: dict[str, object] = {"multipliers": settings.multipliers} if settings.multipliers else {}
+    derived: dict[str, Any] = {"multipliers": settings.multipliers} if settings.multipliers else {}
     if settings.attention_levels:
         derived["attention_levels"] = settings.attention_levels
-    backbone = UNet.for_data(
-        spec.channels,
-        spec.size,
+    patch = settings.patch
+    backbone: nn.Module = UNet.for_data(
+        spec.channels * patch ** len(spec.size),
+        [-(-side // patch) for side in spec.size],
         width=settings.width,
         condition_width=width,
         depth=settings.depth,
@@ -117,6 +120,8 @@ def build_model(settings: ModelSettings, spec: DataSpec, *, condition_width: int
         dropout=settings.dropout,
         **derived,
     )
+    if patch > 1:
+        backbone = Patched(backbone=backbone, patch=patch)
     denoiser = Denoiser(
         backbone,
         build_schedule(settings),

@@ -103,7 +103,7 @@ class Conditioner(nn.Module):
         raise NotImplementedError
 
     def null(self, batch: int = 1) -> Condition:
-        """"No condition" for `batch` samples.
+        """ "No condition" for `batch` samples.
 
         Raises:
             ValueError: the model was trained without condition dropout.

@@ -70,7 +70,7 @@ class Coefficients:
 
 
 class Prediction:
-    """What a denoiser says of x_t: x0 and eps with alpha x0 + sigma eps = x_t, the rest derived, each when asked for."""
+    """What a denoiser says of x_t: x0 and eps with alpha x0 + sigma eps = x_t, the rest derived when asked for."""
 
     __slots__ = ("_coefficients", "_eps", "_output", "_x0", "_x_t", "denoiser", "level")
 
@@ -127,7 +127,9 @@ class Prediction:
         """d x_t / dt = alpha' x0 + sigma' eps."""
         t = torch.as_tensor(self.level.t, dtype=torch.float64).reshape(-1)
         schedule = self.denoiser.schedule
-        alpha_prime, sigma_prime = (expand(rate, self._x_t) for rate in (schedule.alpha_prime(t), schedule.sigma_prime(t)))
+        alpha_prime, sigma_prime = (
+            expand(rate, self._x_t) for rate in (schedule.alpha_prime(t), schedule.sigma_prime(t))
+        )
         return alpha_prime * self.x0 + sigma_prime * self.eps
 
 
@@ -227,8 +229,9 @@ class Denoiser(BaseDenoiser):
             raise ValueError(self.parameterization.refusal(self.trained_schedule, float(t[worst].detach())))
         c_in = scale / (alpha**2 * self.sigma_data**2 + sigma**2).sqrt()
         values = (c_in, scale * b / det, -sigma / det, -scale * a / det, alpha / det)
-        numbers = [float(v) for v in values] if not isinstance(level.t, Tensor) else [expand(v, x_t) for v in values]
-        if not isinstance(level.t, Tensor) and x_t.dtype in (torch.float32, torch.float64):
+        several = isinstance(level.t, Tensor)
+        numbers: list[Scalar] = [expand(value, x_t) if several else float(value) for value in values]
+        if not several and x_t.dtype in (torch.float32, torch.float64):
             # torch multiplies by a 0-d tensor of the same dtype twice as fast as by a Python number.
             numbers[0] = torch.tensor(numbers[0], dtype=x_t.dtype)
         c_noise = self.noise_map(log_snr).to(device=x_t.device, dtype=torch.float32)

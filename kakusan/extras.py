@@ -16,5 +16,5 @@ def need(module: str, *, extra: str, what: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"{what} needs the package {module!r}, which is not installed; run: pip install \"kakusan[{extra}]\""
+            f'{what} needs the package {module!r}, which is not installed; run: pip install "kakusan[{extra}]"'
         ) from error

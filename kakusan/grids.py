@@ -37,20 +37,28 @@ def _ends(schedule: NoiseSchedule, num_steps: int, start: float | None, end: flo
     return first, last
 
 
-def uniform(
-    schedule: NoiseSchedule, num_steps: int, *, start: float | None = None, end: float | None = None
-) -> Tensor:
+def uniform(schedule: NoiseSchedule, num_steps: int, *, start: float | None = None, end: float | None = None) -> Tensor:
     """Equal steps in t."""
-    first, last = _ends(schedule, num_steps, start, end)
-    return torch.linspace(first, last, num_steps + 1, dtype=torch.float64)
+    return _in_power(schedule, num_steps, start, end, 1.0)
 
 
 def quadratic(
     schedule: NoiseSchedule, num_steps: int, *, start: float | None = None, end: float | None = None
 ) -> Tensor:
     """Equal steps in the root of t, denser near the data (DDIM, Song et al. 2021, arXiv 2010.02502, D.2)."""
+    return _in_power(schedule, num_steps, start, end, 2.0)
+
+
+def _in_power(schedule: NoiseSchedule, num_steps: int, start: float | None, end: float | None, power: float) -> Tensor:
+    """Equal steps in t^(1 / power); one that would evaluate the network below t_min stops there, then jumps to data."""
     first, last = _ends(schedule, num_steps, start, end)
-    grid = torch.linspace(first**0.5, last**0.5, num_steps + 1, dtype=torch.float64) ** 2
+
+    def between(low: float, count: int) -> Tensor:
+        return torch.linspace(first ** (1.0 / power), low ** (1.0 / power), count, dtype=torch.float64) ** power
+
+    grid, lowest = between(last, num_steps + 1), schedule.t_min
+    if last == 0.0 and first > lowest and float(grid[-2]) < lowest:
+        grid = torch.cat([between(lowest, num_steps), grid.new_zeros(1)])
     grid[0], grid[-1] = first, last
     return grid
 
@@ -104,9 +112,7 @@ def karras(
     return _in_noise(schedule, num_steps, start, end, between)
 
 
-def log_snr(
-    schedule: NoiseSchedule, num_steps: int, *, start: float | None = None, end: float | None = None
-) -> Tensor:
+def log_snr(schedule: NoiseSchedule, num_steps: int, *, start: float | None = None, end: float | None = None) -> Tensor:
     """Equal steps in log-SNR (DPM-Solver, Lu et al. 2022, arXiv 2206.00927)."""
 
     def between(high: float, low: float, count: int) -> Tensor:

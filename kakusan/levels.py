@@ -40,8 +40,12 @@ class Level:
         if like is None:
             raise ValueError("a level of several times needs the samples, to broadcast against them")
         # fp64 is kept: the ratios that samplers form lose digits in fp32, and these tensors are tiny.
-        return cls(*(expand(value, like.new_empty(like.shape[:1] + (1,) * (like.dim() - 1), dtype=torch.float64))
-                     for value in values))
+        return cls(
+            *(
+                expand(value, like.new_empty(like.shape[:1] + (1,) * (like.dim() - 1), dtype=torch.float64))
+                for value in values
+            )
+        )
 
     def noise_to_signal(self) -> Scalar:
         """u = sigma / alpha."""
@@ -78,9 +82,7 @@ def add_scaled(x: Tensor, y: Tensor, factor: Scalar) -> Tensor:
     return x.add_(y * factor.to(x)) if isinstance(factor, Tensor) else x.add_(y, alpha=factor)
 
 
-def _on_both(
-    number: Callable[[float], float], tensor: Callable[[Tensor], Tensor]
-) -> Callable[[Scalar], Scalar]:
+def _on_both(number: Callable[[float], float], tensor: Callable[[Tensor], Tensor]) -> Callable[[Scalar], Scalar]:
     def function(value: Scalar) -> Scalar:
         return tensor(value) if isinstance(value, Tensor) else number(value)
 

@@ -15,6 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# For what they register: a file names types, and whoever reads it must know them all.
+import kakusan.nn
+import kakusan.schedule_wrappers
+import kakusan.time_samplers  # noqa: F401
 from kakusan.conditioning import Condition, Conditioner
 from kakusan.data.spec import DataSpec
 from kakusan.denoiser import Denoiser, NoiseMap
@@ -115,16 +119,20 @@ def write(
     facts: ModelFacts,
     ema: Mapping[str, Mapping[str, Tensor]],
     extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> str:
     """Write a model folder into the existing, empty `folder`; returns the model's hash.
 
     Args:
         ema: tensors of each profile, by name.
         extra: further safetensors files (the optimizer's), by file name.
+        texts: further text files, by file name.
 
     Raises:
         ValueError: a value that is not finite. Such a state is never saved.
+        OSError: the files cannot be written (the disk is full).
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -134,10 +142,18 @@ def write(
         for key, value in tensors.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise ValueError(f"{name}: {key} holds values that are not finite; this state is not saved")
-    hashes = {}
     for name, tensors in files.items():
-        save_file(tensors, str(folder / name))
-        hashes[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        try:
+            save_file(tensors, str(folder / name))
+        except SafetensorError as error:
+            # The library hides the system's error number in its text.
+            raise OSError(str(error)) from error
+    for name, text in (texts or {}).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    hashes = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        for name in (*files, *(texts or {}))
+    }
     content = json.dumps({**describe(model, facts), "files": hashes}, indent=1, ensure_ascii=False)
     (folder / FACTS).write_text(content + "\n", encoding="utf-8")
     return model_hash(folder)
@@ -167,7 +183,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise CorruptModel(f"{path} is larger than any {FACTS} of kakusan's; it is not one")
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CorruptModel(f"{path} is damaged: {error}") from None
     if not isinstance(facts, dict) or "format" not in facts or "denoiser" not in facts:
         raise CorruptModel(f"{path} was not written by kakusan")
@@ -178,25 +194,39 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def read_tensors(folder: Path, name: str, facts: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of one file, checked against the size and hash in `model.json`.
+def verified(folder: Path, name: str, facts: Mapping[str, Any]) -> Path:
+    """The path of one file of a model folder, after its content was checked against `model.json`.
 
     Raises:
         CorruptModel: missing, cut short, changed, or a pickle in disguise (told by content, not by name).
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = folder / name
-    known = facts.get("files", {}).get(name)
-    if known is None or not path.is_file():
+    if Path(name).name != name:
+        raise CorruptModel(f"{folder / FACTS} names a file outside its folder: {name!r}")
+    files = facts.get("files")
+    known = files.get(name) if isinstance(files, dict) else None
+    if not isinstance(known, dict) or not path.is_file():
         raise CorruptModel(f"{path} is missing; the model folder is incomplete")
     with open(path, "rb") as file:
         head = file.read(4)
+    # Zip archives (torch.save) and pickle protocols 2 and up. Older protocols fail the hash below.
     if head[:2] == b"PK" or head[:1] == b"\x80":
         raise CorruptModel(f"{path} is a pickle, not safetensors; kakusan never loads pickles, which can run any code")
-    if path.stat().st_size != known["bytes"] or sha256(path) != known["sha256"]:
+    if path.stat().st_size != known.get("bytes") or sha256(path) != known.get("sha256"):
         raise CorruptModel(f"{path} is damaged: its content is not what {FACTS} says; use another checkpoint")
+    return path
+
+
+def read_tensors(folder: Path, name: str, facts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of one file, checked against the size and hash in `model.json`.
+
+    Raises:
+        CorruptModel: as `verified`, or not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = verified(folder, name, facts)
     try:
         tensors: dict[str, Tensor] = load_file(str(path))
     except SafetensorError as error:
@@ -216,8 +246,11 @@ def read(folder: Path, *, weights: str | None = None) -> tuple[Model, ModelFacts
     description = read_facts(folder)
     try:
         model, facts = build(description)
-    except (KeyError, TypeError) as error:
-        raise CorruptModel(f"{folder / FACTS} is incomplete or damaged: {error}") from None
+    except ValueError as error:
+        raise CorruptModel(f"{folder / FACTS}: {error}") from None
+    except Exception as error:
+        # Whatever a changed file makes a constructor do, it is the file that is wrong.
+        raise CorruptModel(f"{folder / FACTS} is incomplete or damaged: {error!r}") from None
     chosen = weights if weights is not None else (facts.profiles[0] if facts.profiles else RAW)
     if chosen not in (RAW, *facts.profiles):
         raise ValueError(f"this model has the weights {', '.join((*facts.profiles, RAW))}; {chosen!r} is none of them")
@@ -231,7 +264,9 @@ def read(folder: Path, *, weights: str | None = None) -> tuple[Model, ModelFacts
         raise CorruptModel(f"{folder}: weights and {FACTS} do not fit; they differ in {', '.join(sorted(missing)[:5])}")
     for name, value in model.state_dict().items():
         if value.shape != tensors[name].shape:
-            raise CorruptModel(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(value.shape)}")
+            raise CorruptModel(
+                f"{folder}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(value.shape)}"
+            )
     with torch.no_grad():
         model.load_state_dict(tensors)
     return model.eval(), facts, chosen

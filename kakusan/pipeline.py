@@ -107,8 +107,8 @@ class SampleRequest:
                 num_steps=int(record["num_steps"]),
                 batch=int(record["batch"]),
             )
-        except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"the record in this picture is incomplete: {error!r}") from None
+        except (KeyError, TypeError, IndexError, OverflowError) as error:
+            raise ValueError(f"the record in this picture is incomplete or damaged: {error!r}") from None
 
 
 class Pipeline:
@@ -172,9 +172,21 @@ class Pipeline:
         **options: Any,
     ) -> SampleRequest:
         """A checked request; arguments as in `sample`."""
-        count = len(labels) if labels is not None else (num if num is not None else len(seeds or [0]))
-        if labels is not None and num is not None and num != len(labels):
-            raise ValueError(f"num = {num} contradicts the {len(labels)} labels")
+        if isinstance(labels, str):
+            raise ValueError(f"labels is a list with one label for each picture, as in [{labels!r}] * 8; got {labels!r}")
+        given = {
+            name: size
+            for name, size in (
+                ("labels", None if labels is None else len(labels)),
+                ("seeds", None if seeds is None else len(seeds)),
+                ("num", num),
+            )
+            if size is not None
+        }
+        if len(set(given.values())) > 1:
+            counts = ", ".join(f"{name} {size}" for name, size in given.items())
+            raise ValueError(f"labels, seeds and num disagree on how many pictures are wanted ({counts})")
+        count = next(iter(given.values()), 1)
         if isinstance(sampler, str):
             if sampler not in SAMPLERS:
                 known = ", ".join(SAMPLERS)
@@ -248,9 +260,7 @@ class Pipeline:
         denoiser, cond = self.guided(request)
         grid = GRIDS[request.grid](denoiser.schedule, request.num_steps)
         shape = (len(request.seeds), *self.data.shape)
-        return sample_iter(
-            denoiser, request.sampler, grid, shape, cond, seeds=list(request.seeds), device=self.device
-        )
+        return sample_iter(denoiser, request.sampler, grid, shape, cond, seeds=list(request.seeds), device=self.device)
 
     def guided(self, request: SampleRequest) -> tuple[BaseDenoiser, Condition | None]:
         """The denoiser with the guidance of a request, and the condition to follow."""
@@ -262,6 +272,9 @@ class Pipeline:
         with torch.no_grad():
             if request.labels is None:
                 return self.denoiser, conditioner.null(len(request.seeds))
+            least, most = min(request.labels), max(request.labels)
+            if self.classes and not 0 <= least <= most < len(self.classes):
+                raise ValueError(f"labels run from {least} to {most}; the model has classes 0 to {len(self.classes) - 1}")
             cond = conditioner(torch.tensor(request.labels, device=self.device))
             guidance = ClassifierFree(request.guidance_scale, request.rescale, request.interval)
             if guidance.off:
@@ -299,7 +312,5 @@ def load(path: str | Path, *, weights: str | None = None, device: torch.device |
     """
     folder = find_model(path)
     model, facts, chosen = model_folder.read(folder, weights=weights)
-    pipeline = Pipeline(
-        model, facts, weights=chosen, path=folder, model_hash=model_folder.model_hash(folder)
-    )
+    pipeline = Pipeline(model, facts, weights=chosen, path=folder, model_hash=model_folder.model_hash(folder))
     return pipeline.to(device)

@@ -6,14 +6,16 @@ renamed, and only then named in `latest`: killed at any instant, the run keeps i
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from kakusan.model_folder import FACTS, CorruptModel, ModelFacts, read_facts, read_tensors, write
+from kakusan.model_folder import FACTS, CorruptModel, ModelFacts, read_facts, read_tensors, verified, write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from kakusan.model_folder import Model
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+CONFIG, LATEST, LOCK = "config.toml", "latest", ".lock"
 
 
 def sync_folder(path: Path) -> None:
@@ -67,27 +70,69 @@ class RunFolder:
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return (self.path / "config.toml").is_file()
+        return (self.path / CONFIG).is_file()
 
-    def create(self) -> None:
-        """Make the folder.
+    def check_free(self) -> None:
+        """Refuse a place that holds something else; nothing is written.
 
         Raises:
-            ValueError: it exists and holds something that is not a run.
+            ValueError: it is a file, or a folder with something that is not a run.
         """
-        if self.path.exists() and not self.exists() and any(self.path.iterdir()):
+        if not self.path.exists() or self.exists():
+            return
+        if not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file; --out names the folder of a run")
+        # What a run that was killed in its first moment may have left.
+        if any(p.name != LOCK and not p.name.endswith(".part") for p in self.path.iterdir()):
             raise ValueError(
                 f"{self.path} is not empty and is not a run of kakusan's; choose another --out, nothing is overwritten"
             )
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+    def create(self, config: str) -> IO[str]:
+        """Make the folder, or clean one after a kill; returns the lock, which holds while it is open.
+
+        Args:
+            config: content of `config.toml`, which is written first: a folder that has one is a run.
+
+        Raises:
+            ValueError: the place is taken, or another process is training here.
+        """
+        self.check_free()
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = self._lock()
+        write_text(self.path / CONFIG, config)
+        self.checkpoints.mkdir(exist_ok=True)
         self.samples.mkdir(exist_ok=True)
         for leftover in self.checkpoints.glob(".part-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        for folder in (self.path, self.samples):
+            for file in (*folder.glob(".*.part"), *folder.glob(".*.part.*")):
+                file.unlink(missing_ok=True)
+        return lock
+
+    def _lock(self) -> IO[str]:
+        """The system drops the lock when the process ends, however it ends."""
+        file = open(self.path / LOCK, "a", encoding="utf-8")  # noqa: SIM115 - closed by whoever trains
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            pass
+        except OSError as error:
+            # Some network file systems have no locks; there the user keeps order.
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                file.close()
+                raise ValueError(
+                    f"another process is training in {self.path}; wait for it, stop it, or choose another --out"
+                ) from None
+        return file
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, rising."""
-        found = [p.name.removeprefix("step-") for p in self.checkpoints.glob("step-*") if (p / FACTS).is_file()]
-        return sorted(int(name) for name in found if name.isdigit())
+        whole = [p for p in self.checkpoints.glob("step-*") if (p / FACTS).is_file()]
+        numbers = [(p, p.name.removeprefix("step-")) for p in whole]
+        return sorted(int(n) for p, n in numbers if n.isdecimal() and p == self.checkpoint(int(n)))
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint at a step."""
@@ -97,21 +142,31 @@ class RunFolder:
         """The newest checkpoint, None when none was written yet.
 
         Raises:
-            CorruptModel: `latest` names a checkpoint that is not there. Training never starts anew by itself.
+            CorruptModel: the checkpoint that `latest` names, or all of them, are gone. Training never starts anew by
+                itself.
         """
-        pointer = self.path / "latest"
+        pointer = self.path / LATEST
         if not pointer.is_file():
             if self.steps():
+                known = ", ".join(self.checkpoint(s).name for s in self.steps())
                 raise CorruptModel(
-                    f"{pointer} is missing although there are checkpoints; write the name of one of "
-                    f"{[self.checkpoint(s).name for s in self.steps()]} into it to go on from there"
+                    f"{pointer} is missing although there are checkpoints; write the name of one of them into it to go on "
+                    f"from there: {known}"
+                )
+            # The first checkpoint is written before the first line of metrics.
+            if self.metrics.is_file() and self.metrics.stat().st_size:
+                raise CorruptModel(
+                    f"{self.path} has trained, but its checkpoints are gone; bring them back, or choose another --out to "
+                    "start anew"
                 )
             return None
-        name = pointer.read_text(encoding="utf-8").strip()
+        name = pointer.read_bytes().decode("utf-8", errors="replace").strip()
         folder = self.checkpoints / name
         if Path(name).name != name or not (folder / FACTS).is_file():
             known = ", ".join(self.checkpoint(s).name for s in self.steps()) or "none"
-            raise CorruptModel(f"{pointer} names {name!r}, which is missing or incomplete; whole checkpoints here: {known}")
+            raise CorruptModel(
+                f"{pointer} names {name!r}, which is missing or incomplete; whole checkpoints here: {known}"
+            )
         return folder
 
     def save(
@@ -133,16 +188,17 @@ class RunFolder:
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            (temporary / STATE).write_text(json.dumps(dict(state), indent=1) + "\n", encoding="utf-8")
-            write(temporary, model, facts, averages, {OPTIMIZER: optimizer})
+            text = json.dumps(dict(state), indent=1) + "\n"
+            write(temporary, model, facts, averages, {OPTIMIZER: optimizer}, {STATE: text})
             for file in temporary.iterdir():
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
             if target.exists():
-                shutil.rmtree(target)
+                # Of a session that was killed before `latest` named it, or went back from it: never the one named now.
+                self._remove(target)
             os.replace(temporary, target)
             sync_folder(self.checkpoints)
-            write_text(self.path / "latest", target.name + "\n")
+            write_text(self.path / LATEST, target.name + "\n")
             sync_folder(self.path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -157,20 +213,35 @@ class RunFolder:
             raise
         return target
 
+    def _remove(self, folder: Path) -> None:
+        # Renamed first: a half-deleted folder must not look like a checkpoint.
+        doomed = self.checkpoints / f".part-old-{folder.name}-{secrets.token_hex(4)}"
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
     def thin(self, keep: set[int], *, newest: int = 2) -> None:
-        """Delete checkpoints but the newest ones and those in `keep`."""
-        steps = self.steps()
+        """Delete checkpoints but the newest ones up to the one that `latest` names, those in `keep`, and any later.
+
+        Later ones exist when a run was sent back by writing an older name into `latest`.
+        """
+        latest = self.latest()
+        if latest is None:
+            return
+        last = int(latest.name.removeprefix("step-"))
+        steps = [step for step in self.steps() if step <= last]
         for step in steps[:-newest]:
             if step not in keep:
-                folder = self.checkpoint(step)
-                # Renamed first: a half-deleted folder must not look like a checkpoint.
-                doomed = self.checkpoints / f".part-old-{folder.name}"
-                os.replace(folder, doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+                self._remove(self.checkpoint(step))
 
 
-def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """(weights, optimizer tensors, averages by profile, plain numbers) of a checkpoint, checked against their hashes."""
+def read_state(
+    folder: Path,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """(weights, optimizer tensors, averages by profile, plain numbers) of a checkpoint, checked against their hashes.
+
+    Raises:
+        CorruptModel: a file is missing or changed.
+    """
     from kakusan.model_folder import EMA, WEIGHTS
 
     facts = read_facts(folder)
@@ -178,10 +249,7 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict
     for name, value in read_tensors(folder, EMA, facts).items():
         profile, key = name.split("/", 1)
         averages.setdefault(profile, {})[key] = value
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CorruptModel(f"{folder / STATE} is missing or damaged: {error}") from None
+    state = json.loads(verified(folder, STATE, facts).read_text(encoding="utf-8"))
     return read_tensors(folder, WEIGHTS, facts), read_tensors(folder, OPTIMIZER, facts), averages, state
 
 

@@ -61,7 +61,9 @@ class ZeroTerminalSnr(NoiseSchedule):
     def __post_init__(self) -> None:
         t = torch.tensor([0.3, 1.0], dtype=torch.float64)
         if not torch.allclose(self.inner.alpha(t) ** 2 + self.inner.sigma(t) ** 2, torch.ones_like(t)):
-            raise ValueError(f"ZeroTerminalSnr needs a variance preserving schedule; {type(self.inner).__name__} is not")
+            raise ValueError(
+                f"ZeroTerminalSnr needs a variance preserving schedule; {type(self.inner).__name__} is not"
+            )
 
     @property
     def t_max(self) -> float:

@@ -9,12 +9,20 @@ from kakusan.conditioning import Condition
 from kakusan.denoiser import Denoiser, LogSnrMap, TimeMap
 from kakusan.levels import Level
 from kakusan.oracles import GaussianMixture
-from kakusan.parameterizations import Edm, Eps, Score, V, Velocity, X0
+from kakusan.parameterizations import X0, Edm, Eps, Score, V, Velocity
 from kakusan.schedule_wrappers import Shifted, ZeroTerminalSnr
 from kakusan.schedules import Cosine, Karras, Rectified, Tabulated, VarianceExploding, VariancePreserving
 
 ROWS = [X0(), Eps(), V(), Velocity(), Score(), Edm()]
-PATHS = [Cosine(), Karras(), Rectified(), Tabulated.linear(100), VarianceExploding(), VariancePreserving(), Shifted(Cosine(), 2.0)]
+PATHS = [
+    Cosine(),
+    Karras(),
+    Rectified(),
+    Tabulated.linear(100),
+    VarianceExploding(),
+    VariancePreserving(),
+    Shifted(Cosine(), 2.0),
+]
 names = dict(ids=lambda value: type(value).__name__)
 
 
@@ -107,9 +115,15 @@ def test_law_7_one_time_or_one_for_each_sample(row, rank):
     times = torch.tensor([0.2, 0.55, 0.9])
     together = denoiser(x, times)
     for i, t in enumerate(times.tolist()):
-        for alone in (denoiser(x[i : i + 1], t), denoiser(x[i : i + 1], times[i]), denoiser(x[i : i + 1], times[i : i + 1])):
+        for alone in (
+            denoiser(x[i : i + 1], t),
+            denoiser(x[i : i + 1], times[i]),
+            denoiser(x[i : i + 1], times[i : i + 1]),
+        ):
             for name in ("x0", "eps", "v", "score", "velocity"):
-                torch.testing.assert_close(getattr(together, name)[i : i + 1], getattr(alone, name), rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(
+                    getattr(together, name)[i : i + 1], getattr(alone, name), rtol=1e-4, atol=1e-4
+                )
     with pytest.raises(ValueError, match="t has shape"):
         denoiser(x, torch.tensor([0.1, 0.2]))
     with pytest.raises(ValueError, match="t has shape"):
@@ -136,7 +150,9 @@ def test_x0_and_eps_make_up_x_t(t, row):
     x = torch.randn(2, 3, dtype=torch.float64)
     prediction = Denoiser(Spy(), schedule, row)(x, t)
     at = torch.tensor(t, dtype=torch.float64)
-    torch.testing.assert_close(schedule.alpha(at) * prediction.x0 + schedule.sigma(at) * prediction.eps, x, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        schedule.alpha(at) * prediction.x0 + schedule.sigma(at) * prediction.eps, x, rtol=1e-8, atol=1e-8
+    )
 
 
 def test_the_score_is_refused_where_noise_and_data_are_coupled():

@@ -22,7 +22,8 @@ RANKS = (
     ("objectives", "time_samplers", "samplers", "grids", "guidance", "operators", "likelihood", "oracles"),
     ("model_folder", "run_folder"),
     ("data", "train", "config", "choices", "distill", "metrics", "report", "autoencoders", "encoders", "rivals"),
-    ("pipeline", "recipes", "train.run", "train.previews"),  # a run draws samples as its user will: by the pipeline
+    # A run draws its samples as the user will, by the pipeline, so these three of the train room stand beside it.
+    ("pipeline", "recipes", "train.run", "train.previews", "train.reopen"),
     ("tasks", "interop"),
     ("cli", "serve", "studio", "__main__"),
 )

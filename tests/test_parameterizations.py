@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kakusan import specs
 from kakusan.denoiser import Denoiser
-from kakusan.parameterizations import Edm, Eps, Parameterization, Score, V, Velocity, X0
+from kakusan.parameterizations import X0, Edm, Eps, Parameterization, Score, V, Velocity
 from kakusan.schedule_wrappers import Shifted, ZeroTerminalSnr
 from kakusan.schedules import (
     Cosine,
@@ -39,7 +39,7 @@ schedules = pytest.mark.parametrize("schedule", SCHEDULES, **names)
 
 
 class Known(torch.nn.Module):
-    """A backbone that gives the exact F = a x0 + b eps of a known x0 and eps, so every reading of it must find these."""
+    """A backbone that gives the exact F = a x0 + b eps of a known pair, so every reading of it must find that pair."""
 
     def __init__(self, row, schedule, x0, eps, t):
         super().__init__()
@@ -61,7 +61,9 @@ def test_rows_invert(row, schedule, seed, rank, place):
     generator = torch.Generator().manual_seed(seed)
     shape = (3, 2, *[3] * rank)
     x0, eps = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
-    t = schedule.t_min + (schedule.t_max - schedule.t_min) * torch.tensor([place, 0.5, 1.0 - place], dtype=torch.float64)
+    t = schedule.t_min + (schedule.t_max - schedule.t_min) * torch.tensor(
+        [place, 0.5, 1.0 - place], dtype=torch.float64
+    )
     # Where the log-SNR is finite but beyond 12, digits are lost in x_t itself, not in the row.
     t = t.clamp(*sorted(schedule.time(torch.tensor([12.0, -12.0], dtype=torch.float64)).tolist()))
     wide = (-1, *[1] * (rank + 1))
@@ -98,9 +100,9 @@ def test_row_has_the_shape_of_t(row, schedule):
         torch.testing.assert_close(one, part[1])
 
 
-@given(st.floats(0.05, 0.95), st.floats(0.2, 3.0), st.sampled_from([s for s in SCHEDULES]))
+@given(st.floats(0.05, 0.95), st.floats(0.2, 3.0), st.sampled_from(SCHEDULES))
 def test_edm_gives_unit_variance_targets(t, sigma_data, schedule):
-    # For data of variance sigma_data^2 the target a x0 + b eps has variance 1, and covariance 0 with x_t: EDM's two demands.
+    # EDM's two demands: for data of variance sigma_data^2 the target has variance 1, and covariance 0 with x_t.
     t = torch.tensor(t, dtype=torch.float64)
     a, b = Edm(sigma_data).row(schedule, t)
     assert float(a**2 * sigma_data**2 + b**2) == pytest.approx(1.0)
@@ -167,7 +169,9 @@ def test_a_new_prediction_type_is_one_row():
     x0, eps = torch.randn(2, 2, 4, dtype=torch.float64)
     schedule = Cosine()
     x_t = schedule.alpha(t).view(-1, 1) * x0 + schedule.sigma(t).view(-1, 1) * eps
-    torch.testing.assert_close(Denoiser(Known(Difference(), schedule, x0, eps, t), schedule, Difference())(x_t, t).x0, x0)
+    torch.testing.assert_close(
+        Denoiser(Known(Difference(), schedule, x0, eps, t), schedule, Difference())(x_t, t).x0, x0
+    )
 
 
 @rows

@@ -151,15 +151,19 @@ def test_variance_preserving(schedule):
 
 @pytest.mark.parametrize("beta_min,beta_max", [(0.1, 20.0), (0.5, 7.0)])
 def test_rate_schedules_solve_their_equations(beta_min, beta_max):
-    # d log alpha / dt = -beta / 2; VP: d sigma^2 / dt = beta (1 - sigma^2). Midpoint rule on a fine grid, not closed forms.
+    # d log alpha / dt = -beta / 2, by the midpoint rule on a fine grid, not by closed forms.
     t = torch.linspace(0.0, 1.0, 100_001, dtype=torch.float64)
     beta = beta_min + (beta_max - beta_min) * 0.5 * (t[1:] + t[:-1])
     integral = torch.cat([t.new_zeros(1), (beta * t.diff()).cumsum(0)])
     alpha = (-0.5 * integral).exp()
     for schedule in (VariancePreserving(beta_min, beta_max), SubVariancePreserving(beta_min, beta_max)):
         torch.testing.assert_close(schedule.alpha(t), alpha, rtol=1e-8, atol=1e-12)
-    torch.testing.assert_close(VariancePreserving(beta_min, beta_max).sigma(t), (1.0 - alpha**2).sqrt(), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(SubVariancePreserving(beta_min, beta_max).sigma(t), 1.0 - alpha**2, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(
+        VariancePreserving(beta_min, beta_max).sigma(t), (1.0 - alpha**2).sqrt(), rtol=1e-6, atol=1e-6
+    )
+    torch.testing.assert_close(
+        SubVariancePreserving(beta_min, beta_max).sigma(t), 1.0 - alpha**2, rtol=1e-8, atol=1e-10
+    )
 
 
 def test_variance_exploding_adds_the_noise_of_its_sde():
@@ -187,7 +191,9 @@ def test_tables_of_the_literature(steps):
     # At 1000 steps the products end at 4.04e-5 and 4.66e-3; other lengths keep the total noise nearly.
     ends = {"linear": -10.12, "scaled_linear": -5.36}
     for name, log_snr in ends.items():
-        assert float(getattr(Tabulated, name)(steps).log_snr(fp64(1.0))) == pytest.approx(log_snr, abs=0.02 if steps == 1000 else 0.35)
+        assert float(getattr(Tabulated, name)(steps).log_snr(fp64(1.0))) == pytest.approx(
+            log_snr, abs=0.02 if steps == 1000 else 0.35
+        )
     table = Tabulated.squared_cosine(steps)
     for t in (0.2, 0.48, 0.8):
         f = math.cos(0.5 * math.pi * (t + 0.008) / 1.008) ** 2 / math.cos(0.5 * math.pi * 0.008 / 1.008) ** 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -52,9 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = importlib.import_module(VERBS[verb][0]).main(rest)
         return code
+    except BrokenPipeError:
+        # The reader (`| head`) has enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, ImportError, OSError) as error:
         # Errors for people: what was wrong and what to do. Anything else is a bug and keeps its traceback.
         print(f"kakusan {verb}: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        print(
+            f"kakusan {verb}: there is not enough memory. Use a smaller --batch; in training also --accumulate 2 or more, "
+            f"which gives the same result, or a smaller --size or --width ({str(error).splitlines()[0]})",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

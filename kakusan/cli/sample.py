@@ -63,15 +63,17 @@ class SampleOptions:
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     options = parse(SampleOptions, argv, verb="sample")
-    from kakusan.tasks import sampling
-
     if options.from_png is not None:
-        for line in sampling.again(options.from_png, options.out, run=options.run, device=options.device):
+        from kakusan.tasks.again import again
+
+        for line in again(options.from_png, options.out, run=options.run, device=options.device):
             print(line)
         return 0
+    from kakusan.tasks.sampling import draw
+
     if options.run is None:
         raise ValueError("name the run to sample, as in: kakusan sample runs/mine --num 16")
-    for line in sampling.draw(
+    for line in draw(
         options.run,
         options.out,
         labels=options.label,

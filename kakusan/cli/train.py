@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from kakusan.cli.options import parse
-from kakusan.config import TrainConfig, merge, read_toml, to_toml
+from kakusan.config import TrainConfig, merge, read_toml, to_toml, with_length
 from kakusan.recipes import RECIPES
 from kakusan.specs import suggestion
 
@@ -69,27 +69,39 @@ def main(argv: Sequence[str]) -> int:
     path = run.run()
     progress.close()
     if run.stop is None:
-        print(f"model   {path}\nreport  {run.folder.path / 'report.html'}\nnext    kakusan sample {options.out} --num 16")
+        print(
+            f"model   {path}\nreport  {run.folder.path / 'report.html'}\nnext    kakusan sample {options.out} --num 16"
+        )
     return 0
 
 
 def base_settings(argv: Sequence[str]) -> TrainConfig:
     """Defaults < recipe < file (or the stored settings of the run being continued)."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--out", "--config", "--recipe"):
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--out", "--config", "--recipe", "--steps", "--minutes"):
         early.add_argument(name)
-    given, _ = early.parse_known_args(list(argv))
+    try:
+        given, _ = early.parse_known_args(list(argv))
+    except argparse.ArgumentError:
+        # An option without its value: the full parser says so.
+        given = early.parse_args([])
     settings = TrainConfig()
+
+    def add(layer: Mapping[str, Any], where: str) -> TrainConfig:
+        return merge(with_length(settings, layer), layer, where)
+
     stored = Path(given.out or "runs/mine") / "config.toml"
     if stored.is_file():
-        settings = merge(settings, read_toml(stored), str(stored))
+        settings = add(read_toml(stored), str(stored))
     if given.recipe is not None:
         if given.recipe not in RECIPES:
-            raise ValueError(f"no recipe {given.recipe!r}{suggestion(given.recipe, list(RECIPES))}; there are {', '.join(RECIPES)}")
-        settings = merge(settings, RECIPES[given.recipe]())
+            raise ValueError(
+                f"no recipe {given.recipe!r}{suggestion(given.recipe, list(RECIPES))}; there are {', '.join(RECIPES)}"
+            )
+        settings = add(RECIPES[given.recipe](), f"the recipe {given.recipe}")
     if given.config is not None:
-        settings = merge(settings, read_toml(given.config), given.config)
-    return settings
+        settings = add(read_toml(given.config), given.config)
+    return with_length(settings, {"run": {"steps": given.steps, "minutes": given.minutes}})
 
 
 class Progress:
@@ -125,7 +137,7 @@ class Progress:
             self._bar.set_postfix_str(f"loss {self._loss or value:.4f}, {speed:.0f} images/s", refresh=False)
             self._bar.update(step.step - self._bar.n)
         elif step.step == 1 or step.step * 20 // run.trainer.steps != (step.step - 1) * 20 // run.trainer.steps:
-            from kakusan.train.run import duration
+            from kakusan.train.estimate import duration
 
             left = (run.trainer.steps - step.step) * run.elapsed() / max(step.step, 1)
             print(

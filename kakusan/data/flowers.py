@@ -233,6 +233,10 @@ def caption(factors: Factors, language: str = "en") -> str:
     return LANGUAGES[language](factors)
 
 
+GENERATOR_VERSION = 1
+"""Raised whenever the pictures change: a run started on others then refuses to go on."""
+
+
 def pictures(size: int | tuple[int, int] = 32, num: int = 6000, split: str = "train") -> ArrayPictures:
     """The data set: `num` flowers, species in turn, with labels, names and English captions.
 
@@ -256,4 +260,6 @@ def pictures(size: int | tuple[int, int] = 32, num: int = 6000, split: str = "tr
         labels=[index % len(SPECIES) for index in range(num)],
         names=[f"flowers:{split}/{index}" for index in range(num)],
         captions=[caption(f) for f in factors],
+        # By what is drawn, not by the pixels: those may differ by a rounding between machines, and a run may move.
+        fingerprint=f"flowers {GENERATOR_VERSION} {split} {num} {size}",
     )

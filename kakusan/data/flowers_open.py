@@ -61,10 +61,10 @@ def poppy(canvas: Canvas, b: Batch) -> None:
     for k in (0, 2, 4, 1, 3, 5):
         piece = petal(
             head,
-            (k + 0.12 * b.die(20 + k)) * spacing,
+            (k + 0.06 * b.die(20 + k)) * spacing,
             form=fan,
             length=1.0 + 0.06 * b.die(26 + k),
-            width=2.75 / b.count**0.8,
+            width=3.9 / b.count**1.1,
             waves=(0.035, 7.0, 3.0 * b.die(32 + k)),
         )
         lay(

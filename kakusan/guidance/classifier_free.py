@@ -68,7 +68,9 @@ class GuidedDenoiser(BaseDenoiser):
 
     def output(self, x_t: Tensor, level: Level, cond: Condition | None) -> Tensor:
         if cond is None:
-            raise ValueError("guidance needs a condition to guide towards; pass cond, or use the denoiser without guidance")
+            raise ValueError(
+                "guidance needs a condition to guide towards; pass cond, or use the denoiser without guidance"
+            )
         scale = self._scale(level, x_t)
         if not isinstance(scale, Tensor):
             if scale == 1.0:

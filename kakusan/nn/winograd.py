@@ -287,4 +287,8 @@ def _to_products(lines: Tensor, transform: Tensor, batch: int) -> Tensor:
 def _from_products(products: Tensor, transform: Tensor, lines: Tensor, *, beta: int) -> None:
     """(tile_w, j i, tile_h B, C) -> lines (tile_w j, B C, h), onto what is there times `beta`."""
     stacked = products.view(len(lines), transform.shape[1], -1).transpose(1, 2)
-    lines.baddbmm_(stacked, transform.t().expand(len(lines), *transform.t().shape), beta=beta)
+    back = transform.t().expand(len(lines), *transform.t().shape)
+    if beta:
+        lines.baddbmm_(stacked, back)
+    else:
+        torch.bmm(stacked, back, out=lines)

@@ -151,15 +151,19 @@ def _solve_each(
         try:
             with torch.no_grad():
                 span = torch.stack([start[index], end[index]]).to(y.device)
-                found[index] = y[index] if span[0] == span[1] else odeint(
-                    lambda r, value: meeting.ask(index, r.cpu(), value),
-                    y[index],
-                    span,
-                    rtol=rtol,
-                    atol=atol,
-                    method="dopri5",
-                    options={"max_num_steps": max_steps},
-                )[-1]
+                found[index] = (
+                    y[index]
+                    if span[0] == span[1]
+                    else odeint(
+                        lambda r, value: meeting.ask(index, r.cpu(), value),
+                        y[index],
+                        span,
+                        rtol=rtol,
+                        atol=atol,
+                        method="dopri5",
+                        options={"max_num_steps": max_steps},
+                    )[-1]
+                )
         except BaseException as error:
             failure = error
         meeting.leave(index, failure)

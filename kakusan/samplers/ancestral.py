@@ -65,7 +65,7 @@ class DDIM(Sampler):
         return x_s, State(state.num_steps, prediction, index=state.index + 1)
 
 
-def Euler() -> DDIM:  # noqa: N802 - it names a sampler
+def Euler() -> DDIM:
     """Euler's method on the probability flow: DDIM at eta = 0."""
     return DDIM(eta=0.0)
 

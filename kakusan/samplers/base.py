@@ -151,9 +151,7 @@ def sample(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """The samples at the end of the grid, (B, C, *spatial); arguments as in `sample_iter`."""
-    steps = sample_iter(
-        denoiser, sampler, grid, shape, cond, seeds=seeds, x_start=x_start, dtype=dtype, device=device
-    )
+    steps = sample_iter(denoiser, sampler, grid, shape, cond, seeds=seeds, x_start=x_start, dtype=dtype, device=device)
     with torch.no_grad():
         for step in steps:
             last = step.x_s

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kakusan.conditioning import Condition
 from kakusan.denoiser import BaseDenoiser
-from kakusan.levels import Level, add_scaled, blend, scaled
+from kakusan.levels import Level, blend, scaled
 from kakusan.noise import StepNoise
 from kakusan.samplers.base import Sampler, State, at_data, level_at_log_snr
 from kakusan.specs import register

@@ -15,6 +15,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ class Multistep(Sampler):
 
     order: int = 2
     warm_start: bool = True
-    form = DataForm
+    form: ClassVar[type[DataForm] | type[NoiseForm]] = DataForm
     highest_order = 3
 
     def __post_init__(self) -> None:
@@ -167,9 +168,7 @@ def data_step(x_t: Tensor, level_t: Level, level_s: Level, terms: Sequence[tuple
     return x_s
 
 
-def exponential_weights(
-    level_t: Level, level_s: Level, nodes: Sequence[Level], *, rate: float = 1.0
-) -> list[Scalar]:
+def exponential_weights(level_t: Level, level_s: Level, nodes: Sequence[Level], *, rate: float = 1.0) -> list[Scalar]:
     """Weights of x0 at `nodes` that integrate their polynomial in log(alpha / sigma) exactly against the kernel."""
     start = 0.5 * as_array(level_t.log_snr)
     h = 0.5 * as_array(level_s.log_snr) - start
@@ -183,9 +182,9 @@ def exponential_weights(
 class DPMSolverPP(Multistep):
     """DPM-Solver++ multistep (Lu et al. 2022, arXiv 2211.01095): data prediction, order 1 (DDIM), 2 ("2M") or 3 ("3M").
 
-    `sde=True` solves the reverse-time SDE instead (SDE-DPM-Solver++, eq. 18 there), with fresh noise in every step. On a
-    Gaussian its moments converge with order 1, 2 and 2: the noise inside a step is not resolved, which a third evaluation
-    cannot mend.
+    `sde=True` solves the reverse-time SDE instead (SDE-DPM-Solver++, eq. 18 there), with fresh noise in every step. On
+    a Gaussian its moments converge with order 1, 2 and 2: the noise inside a step is not resolved, which a third
+    evaluation cannot mend.
     """
 
     order: int = 2
@@ -251,9 +250,7 @@ class _AdamsBashforth(Multistep):
         return x_s
 
     @abstractmethod
-    def weights(
-        self, schedule: NoiseSchedule, level_t: Level, level_s: Level, nodes: Sequence[Level]
-    ) -> list[Scalar]:
+    def weights(self, schedule: NoiseSchedule, level_t: Level, level_s: Level, nodes: Sequence[Level]) -> list[Scalar]:
         """Integrals over the step, in sigma / alpha, of the basis polynomials at `nodes`."""
 
 
@@ -267,9 +264,7 @@ class IPNDM(_AdamsBashforth):
 
     order: int = 4
 
-    def weights(
-        self, schedule: NoiseSchedule, level_t: Level, level_s: Level, nodes: Sequence[Level]
-    ) -> list[Scalar]:
+    def weights(self, schedule: NoiseSchedule, level_t: Level, level_s: Level, nodes: Sequence[Level]) -> list[Scalar]:
         start = as_array(level_t.noise_to_signal())
         h = as_array(level_s.noise_to_signal()) - start
         places = [(as_array(node.noise_to_signal()) - start) / h for node in nodes]
@@ -284,14 +279,15 @@ class DEIS(_AdamsBashforth):
 
     order: int = 3
 
-    def weights(
-        self, schedule: NoiseSchedule, level_t: Level, level_s: Level, nodes: Sequence[Level]
-    ) -> list[Scalar]:
+    def weights(self, schedule: NoiseSchedule, level_t: Level, level_s: Level, nodes: Sequence[Level]) -> list[Scalar]:
         if isinstance(level_t.t, Tensor) or schedule.learnable:
             columns = [[as_array(level.t) for level in (level_t, level_s, *nodes)]]
             found = _time_polynomial_weights(schedule, *columns)
             return [from_array(weight, level_t.log_snr) for weight in found]
         return list(_tabulated_weights(schedule, tuple(level.t for level in (level_t, level_s, *nodes))))
+
+
+_POINTS, _QUADRATURE = np.polynomial.legendre.leggauss(32)
 
 
 @lru_cache(maxsize=4096)
@@ -303,14 +299,13 @@ def _tabulated_weights(schedule: NoiseSchedule, times: tuple[float, ...]) -> tup
 def _time_polynomial_weights(schedule: NoiseSchedule, times: Sequence[Array]) -> list[Array]:
     """Integrals of t-polynomials against d(sigma / alpha), by Gauss-Legendre quadrature in sigma / alpha."""
     start, end, nodes = times[0], times[1], times[2:]
-    points, quadrature = np.polynomial.legendre.leggauss(32)
     first, last = (_noise_at(schedule, t)[:, None] for t in (start, end))
-    noise = first + (last - first) * 0.5 * (points + 1.0)
+    noise = first + (last - first) * 0.5 * (_POINTS + 1.0)
     with np.errstate(divide="ignore"):
         log_snr = -2.0 * np.log(noise)
     t = schedule.time(torch.from_numpy(log_snr)).detach().numpy()
     x = (t - start[:, None]) / (end - start)[:, None]
-    scale = 0.5 * quadrature * (last - first)
+    scale = 0.5 * _QUADRATURE * (last - first)
     moments = [(scale * x**k).sum(-1) for k in range(len(nodes))]
     return solve([(node - start) / (end - start) for node in nodes], moments)
 

@@ -57,4 +57,3 @@ def exponential_moments(h: Array, count: int, rate: float) -> list[Array]:
 def polynomial_moments(count: int) -> list[Array]:
     """Integral over [0, 1] of x^k."""
     return [np.array([1.0 / (k + 1)]) for k in range(count)]
-

@@ -98,8 +98,14 @@ def show(pipeline: Pipeline, out: Path, training: Pictures, *, seed: int) -> lis
     save_png(reverse_strip(noisy, clean, times, sigmas=sigmas), out / "reverse.png")
     return [
         (out / "samples.png", f"Samples, one row for each class, guidance scale {GUIDANCE:g}."),
-        (out / "forward.png", "The forward process: one training picture drowned in noise, and the schedule that does it."),
-        (out / "reverse.png", "The reverse process: from noise to a picture, with what the network expects at each step."),
+        (
+            out / "forward.png",
+            "The forward process: one training picture drowned in noise, and the schedule that does it.",
+        ),
+        (
+            out / "reverse.png",
+            "The reverse process: from noise to a picture, with what the network expects at each step.",
+        ),
     ]
 
 

@@ -63,9 +63,7 @@ def examine(
     averaged, raw = load(run), load(run, weights=RAW)
     pictures = reopen(averaged, data)
     levels, raw_levels = (_levels(p, pictures) for p in (averaged, raw))
-    request = averaged.request(
-        labels=_labels(averaged), num=SHOWN, sampler=sampler, grid=grid, num_steps=num_steps
-    )
+    request = averaged.request(labels=_labels(averaged), num=SHOWN, sampler=sampler, grid=grid, num_steps=num_steps)
     members = _members(pictures)
     oracle = DataSet(members, schedule=averaged.denoiser.schedule)
     times = GRIDS[grid](oracle.schedule, num_steps)
@@ -118,17 +116,26 @@ def _verdict(levels: LevelReport, raw: LevelReport, distance: float, spacing: fl
     if not all(r < 1e3 for r in ratios):
         return "the network is broken: its predictions are not finite or far beyond the data", False
     if min(raw_middle) < 0.7 * min(middle):
-        return "the averaged weights lag far behind the raw ones: the run is too short for its --ema; sample --weights raw", False
+        return (
+            "the averaged weights lag far behind the raw ones: the run is too short for its --ema; sample --weights raw",
+            False,
+        )
     bad = sum(r > 0.9 for r in middle)
     if bad >= len(middle) - 1:
-        return "the network is at fault: it knows little more than the mean of the data; train longer or check the data", False
+        return (
+            "the network is at fault: it knows little more than the mean of the data; train longer or check the data",
+            False,
+        )
     if bad:
         return (
             f"the sampler is fine; the network has learnt nothing in {bad} of {len(middle)} bands of noise: train longer, or "
             "choose times and weights that visit them",
             False,
         )
-    return "healthy: the sampler arrives and the network beats the trivial guess at every level; more quality needs training", True
+    return (
+        "healthy: the sampler arrives and the network beats the trivial guess at every level; more quality needs training",
+        True,
+    )
 
 
 def _place(pipeline: Pipeline, run: Path) -> Path:

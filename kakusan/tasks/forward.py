@@ -75,6 +75,8 @@ def draw_file(
     from kakusan.report.forward import forward_frames
     from kakusan.report.png import save_png
 
+    if size < 1 or frames < 2:
+        raise ValueError(f"size must be at least 1 and frames at least 2, got {size} and {frames}")
     process = build_schedule(ModelSettings(schedule=schedule, shift=shift))
     for t in times:
         if not 0.0 <= t <= 1.0:

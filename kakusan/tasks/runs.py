@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kakusan.model_folder import CorruptModel, model_hash, read_facts
+from kakusan.model_folder import CorruptModel, model_hash, read_facts, verified
 from kakusan.run_folder import RunFolder, find_model
 from kakusan.train.metrics_log import read_records
 
@@ -38,7 +38,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
                 "time": training["figures"]["time"],
                 "parameters": training["figures"]["parameters"],
             }
-    except CorruptModel as error:
+    except (CorruptModel, KeyError, TypeError) as error:
         row["state"] = f"damaged: {error}"
     records = read_records(run.metrics)
     for kind in ("training", "held-out"):
@@ -79,7 +79,8 @@ def inspect(path: Path) -> dict[str, Any]:
     folder = find_model(path)
     facts = read_facts(folder)
     tensors = {}
-    for name in facts["files"]:
+    for name in (n for n in facts.get("files", {}) if n.endswith(".safetensors")):
+        verified(folder, name, facts)
         with safe_open(str(folder / name), framework="numpy") as file:
             keys = list(file.keys())
             tensors[name] = {"tensors": len(keys), "elements": sum(_count(file.get_slice(k).get_shape()) for k in keys)}

@@ -1,4 +1,4 @@
-"""Drawing pictures to files, each with the record that makes it again, and making them again."""
+"""Drawing pictures to files, each with the record that makes it again."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from kakusan import runtime
-from kakusan.model_folder import model_hash
 from kakusan.pipeline import Pipeline, SampleRequest, load
-from kakusan.run_folder import RunFolder, find_model
 from kakusan.samplers import DDIM
+
+
+ANIMATIONS = (".gif", ".webp", ".mp4")
+OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mp4")
 
 
 def draw(
@@ -30,6 +32,9 @@ def draw(
     **options: Any,
 ) -> Iterator[str]:
     """Sample a run into a sheet or a folder; yields lines for people."""
+    check_out(out)
+    if trajectory is not None and trajectory.suffix.lower() not in ANIMATIONS:
+        raise ValueError(f"--trajectory ends in {', '.join(ANIMATIONS)}; got {trajectory}")
     where = runtime.pick_device(device)
     runtime.tune(device=where)
     pipeline = load(run, weights=weights, device=where)
@@ -38,12 +43,12 @@ def draw(
             raise ValueError(f"eta belongs to the sampler ddim, not to {options['sampler']}")
         options["sampler"] = DDIM(eta=eta)
     wanted, columns = _wanted(pipeline, labels, all_labels, num)
-    request = pipeline.request(labels=wanted, num=None if wanted else (num or 16), **options)
+    request = pipeline.request(labels=wanted, num=None if wanted else (16 if num is None else num), **options)
     count = len(request.seeds)
     yield f"{count} pictures with the weights {pipeline.weights!r} of {pipeline.path}"
     x0 = pipeline.run(request)
     pictures = pipeline.data.to_pil(x0)
-    yield from _write(pipeline, request, pictures, out, columns)
+    yield from write(pipeline, request, pictures, out, columns)
     if trajectory is not None:
         yield _trajectory(pipeline, request, trajectory)
 
@@ -55,21 +60,23 @@ def _wanted(
     if all_labels:
         if not pipeline.classes:
             raise ValueError("this model was trained without classes; leave --all-labels out")
-        each = num or 8
+        if labels:
+            raise ValueError("--label and --all-labels exclude each other")
+        each = 8 if num is None else num
         return [i for i in range(len(pipeline.classes)) for _ in range(each)], each
     if labels:
-        count = max(num or 16, len(labels))
+        count = max(16 if num is None else num, len(labels))
         return [labels[i * len(labels) // count] for i in range(count)], None
     return None, None
 
 
-def _write(
+def write(
     pipeline: Pipeline, request: SampleRequest, pictures: Sequence[Any], out: Path, columns: int | None
 ) -> Iterator[str]:
     from kakusan.report.grids import grid
     from kakusan.report.png import save_png
 
-    if out.suffix.lower() == ".png":
+    if one_file(out):
         if len(pictures) == 1:
             save_png(pictures[0], out, pipeline.record(request, kind="single", index=0))
         else:
@@ -79,8 +86,6 @@ def _write(
             save_png(sheet, out, pipeline.record(request, kind="sheet", columns=rows, rows=names))
         yield f"wrote {out}"
         return
-    if out.suffix:
-        raise ValueError(f"--out is a .png file or a folder, got {out}")
     place = 0
     for chunk in request.chunks():
         for index, seed in enumerate(chunk.seeds):
@@ -89,6 +94,18 @@ def _write(
             save_png(pictures[place], out / f"{place:05d}{label}-seed{seed}.png", record)
             place += 1
     yield f"wrote {place} files to {out}"
+
+
+def one_file(out: Path) -> bool:
+    return out.suffix.lower() == ".png" and not out.is_dir()
+
+
+def check_out(out: Path) -> None:
+    """Refuse a place that cannot be written to, before anything slow begins."""
+    if out.is_dir() or one_file(out):
+        return
+    if out.exists() or out.suffix.lower() in OTHER_PICTURES:
+        raise ValueError(f"--out is a .png file, which can carry the record of how it was made, or a folder; got {out}")
 
 
 def _plain(name: str) -> str:
@@ -129,64 +146,3 @@ def shown(pipeline: Pipeline, x_t: torch.Tensor) -> list[Any]:
     """x_t as pictures, scaled to the range of the picture: noise has no natural one."""
     scale = x_t.flatten(1).std(1).clamp_min(0.5).view(-1, *[1] * (x_t.dim() - 1)) * 2.0
     return pipeline.data.to_pil((x_t / scale).cpu())
-
-
-def again(png: Path, out: Path, *, run: Path | None = None, device: str = "auto") -> Iterator[str]:
-    """Make the pictures of a PNG again from its record.
-
-    Raises:
-        ValueError: no record, or the model it names cannot be found.
-    """
-    from kakusan.report.png import read_record
-
-    record = read_record(png)
-    request = SampleRequest.from_record(record)
-    kind = record.get("kind")
-    if kind not in ("single", "sheet"):
-        raise ValueError(f"{png} holds a {kind} of a training run, which is not drawn again; it was made during training")
-    folder = _find(record, run)
-    where = runtime.pick_device(device)
-    runtime.tune(device=where, threads=int(record["threads"]) if where.type == "cpu" else None)
-    pipeline = load(folder, weights=str(record["weights"]), device=where)
-    differs = [
-        f"{name} was {record.get(name)}, is {value}"
-        for name, value in (
-            ("torch", torch.__version__),
-            ("threads", torch.get_num_threads()),
-            ("device", where.type),
-        )
-        if record.get(name) != value
-    ]
-    yield f"from {folder}, weights {pipeline.weights!r}"
-    pictures = pipeline.data.to_pil(pipeline.run(request))
-    if kind == "single":
-        from kakusan.report.png import save_png
-
-        index = int(record["index"])
-        save_png(pictures[index], out, pipeline.record(request, kind="single", index=index))
-        yield f"wrote {out}"
-    else:
-        yield from _write(pipeline, request, pictures, out, int(record["columns"]))
-    yield "bit-equal to the first" if not differs else f"equal up to rounding ({'; '.join(differs)})"
-
-
-def _find(record: dict[str, Any], run: Path | None) -> Path:
-    """The model folder with the recorded hash: in the run that was named, or where it was."""
-    candidates: list[Path] = []
-    for place in (run, record.get("model_path")):
-        if place is None:
-            continue
-        place = Path(place)
-        if (place / "checkpoints").is_dir():
-            folder = RunFolder(place)
-            candidates += [folder.checkpoint(step) for step in folder.steps()]
-        elif place.exists():
-            candidates.append(find_model(place))
-    for candidate in candidates:
-        if model_hash(candidate) == record.get("model"):
-            return candidate
-    raise ValueError(
-        f"the model of this picture (hash {str(record.get('model'))[:12]}) is not "
-        + (f"in {run}" if run is not None else f"at {record.get('model_path')}")
-        + "; name the run that holds it: kakusan sample RUN --from-png FILE"
-    )

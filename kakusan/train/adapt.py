@@ -28,10 +28,14 @@ class Adaptation:
 
     def text(self) -> str:
         """A few lines for people."""
-        lines = [f"{len(self.kept)} tensors kept, {len(self.resized)} resized, {len(self.new)} new, {len(self.left)} left"]
+        lines = [
+            f"{len(self.kept)} tensors kept, {len(self.resized)} resized, {len(self.new)} new, {len(self.left)} left"
+        ]
         for title, names in (("resized", self.resized), ("new", self.new), ("left", self.left)):
             if names:
-                lines.append(f"  {title}: " + ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else ""))
+                lines.append(
+                    f"  {title}: " + ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "")
+                )
         return "\n".join(lines)
 
 
@@ -66,9 +70,11 @@ def adapt(model: Model, source: str | Path) -> Adaptation:
         else:
             new.append(name)
     if not kept:
-        raise ValueError(f"no tensor of {source} fits this model; --init-from needs a model of the same kind of network")
+        raise ValueError(
+            f"no tensor of {source} fits this model; --init-from needs a model of the same kind of network"
+        )
     model.load_state_dict(mine)
-    return Adaptation(tuple(kept), tuple(resized), tuple(new), tuple(theirs.keys() - mine.keys()))
+    return Adaptation(tuple(kept), tuple(resized), tuple(new), tuple(n for n in theirs if n not in mine))
 
 
 def _classes(value: Tensor, found: Tensor, mine: tuple[str, ...], theirs: tuple[str, ...]) -> None:

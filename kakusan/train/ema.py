@@ -51,9 +51,7 @@ class Ema:
         self.profiles = dict(profiles)
         self.updates = 0
         self._live = [(name, p) for name, p in module.named_parameters()]
-        self.averages = {
-            profile: {name: p.detach().clone() for name, p in self._live} for profile in self.profiles
-        }
+        self.averages = {profile: {name: p.detach().clone() for name, p in self._live} for profile in self.profiles}
 
     @torch.no_grad()
     def update(self) -> None:

@@ -15,15 +15,18 @@ COLUMNS = ("step", "samples", "loss", "gradient_norm", "rate", "images_per_secon
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """All records; a last line cut short by a kill is dropped."""
+    """All records up to the first damaged line: the last one may have been cut short by a kill."""
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(record, dict) or "step" not in record or "kind" not in record:
+            break
+        records.append(record)
     return records
 
 

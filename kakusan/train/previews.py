@@ -25,11 +25,11 @@ def preview(
     from kakusan.report.grids import grid
     from kakusan.report.png import save_png
 
+    training = model.training
     pipeline = Pipeline(model, facts, weights=RAW)
     classes = pipeline.classes
     labels = [i * max(1, len(classes) // SHOWN) % len(classes) for i in range(SHOWN)] if classes else None
     request = pipeline.request(labels=labels, num=SHOWN, seed=seed)
-    training = model.training
     raw = facts.data.to_pil(_finite(pipeline.run(request)))
     with view(model, averages):
         averaged = facts.data.to_pil(_finite(pipeline.run(request)))
@@ -64,7 +64,10 @@ def write_report(
 
     records = read_records(run.metrics)
     steps = [record for record in records if record["kind"] == "step"]
-    page = Page(title, f"{facts.data.channels} x {' x '.join(map(str, facts.data.size))}, {facts.training.get('steps', 0)} steps")
+    page = Page(
+        title,
+        f"{facts.data.channels} x {' x '.join(map(str, facts.data.size))}, {facts.training.get('steps', 0)} steps",
+    )
     page.facts(dict(facts.training.get("figures", {})))
     for path, caption in pictures:
         page.picture(path, caption)

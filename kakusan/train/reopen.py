@@ -21,13 +21,14 @@ def reopen(pipeline: Pipeline, source: str | None = None) -> Pictures:
     """
     training = pipeline.facts.training
     if "config" not in training:
-        raise ValueError("this model does not say what it was trained on; name the data with --data")
+        raise ValueError("this model does not say what it was trained on, so its data cannot be opened")
     config = merge(TrainConfig(), training["config"], "the checkpoint")
     data = config.data if source is None else dataclasses.replace(config.data, source=source)
-    data = dataclasses.replace(data, size=pipeline.data.size[0] if data.size is None else data.size)
     pictures = open_parts(data, seed=config.run.seed)[0]
     if pictures.spec.shape != pipeline.data.shape:
         raise ValueError(
             f"the pictures of {data.source} are {pictures.spec.shape}, the model was trained on {pipeline.data.shape}"
         )
+    if pictures.spec.classes != pipeline.data.classes or pictures.spec.bits != pipeline.data.bits:
+        raise ValueError(f"the pictures of {data.source} have other classes or another depth than those of the training")
     return pictures

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import platform
 import signal
 import time
@@ -14,77 +16,22 @@ from typing import Any
 import torch
 
 from kakusan import __version__, choices, runtime
-from kakusan.config import TrainConfig, merge, read_toml, to_toml
+from kakusan.config import TrainConfig, to_toml
 from kakusan.data.source import Pictures
-from kakusan.model_folder import ModelFacts
+from kakusan.model_folder import CorruptModel, ModelFacts, read_facts
 from kakusan.run_folder import RunFolder, read_state, write_text
 from kakusan.train.adapt import adapt
+from kakusan.train.continuing import check_checkpoint, check_continues, stored_config
 from kakusan.train.ema import EmaProfile
+from kakusan.train.estimate import Estimate, duration
 from kakusan.train.feed import Feed
 from kakusan.train.held_out import FixedPairs
 from kakusan.train.metrics_log import MetricsLog
 from kakusan.train.previews import preview, write_report
 from kakusan.train.sources import open_parts
-from kakusan.train.trainer import DiffusionLoss, Group, Trainer, TrainStep
+from kakusan.train.trainer import DiffusionLoss, Group, Trainer, TrainingDiverged, TrainStep, seeded
 
 DEFAULT_STEPS = 10_000
-# What may differ when a run is continued: its length, where it runs, and how often it reports.
-MAY_CHANGE = {"steps", "minutes", "device", "precision", "threads", "measurements", "previews", "checkpoints", "spaced"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """What a run will take, measured before its first step."""
-
-    seconds_per_step: float
-    steps: int
-    parameters: int
-    memory_bytes: int
-
-    def text(self, batch: int) -> str:
-        """One line for people."""
-        seconds = self.seconds_per_step * self.steps
-        return (
-            f"{self.parameters / 1e6:.2f} M parameters; a step of {batch} takes {self.seconds_per_step:.3g} s "
-            f"({batch / max(self.seconds_per_step, 1e-9):.0f} samples/s); {self.steps} steps: about {duration(seconds)}; "
-            f"memory about {self.memory_bytes / 2**30:.1f} GiB"
-        )
-
-
-def duration(seconds: float) -> str:
-    """A duration as people say it."""
-    seconds = max(0, round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-
-
-def stored_config(out: str | Path) -> TrainConfig | None:
-    """The configuration of the run in a folder, None when there is none."""
-    path = Path(out) / "config.toml"
-    return merge(TrainConfig(), read_toml(path), str(path)) if path.is_file() else None
-
-
-def check_continues(old: TrainConfig, new: TrainConfig, out: Path) -> None:
-    """Refuse to continue a run under settings that would make it another run.
-
-    Raises:
-        ValueError: naming every difference.
-    """
-    different = []
-    for section in dataclasses.fields(TrainConfig):
-        a, b = getattr(old, section.name), getattr(new, section.name)
-        for f in dataclasses.fields(a):
-            x, y = getattr(a, f.name), getattr(b, f.name)
-            if x != y and f.name not in MAY_CHANGE:
-                different.append(f"{section.name}.{f.name} was {x!r}, now {y!r}")
-    if different:
-        raise ValueError(
-            f"the run in {out} was started with other settings ({'; '.join(different)}); leave those options out to "
-            "continue it, or choose another --out"
-        )
 
 
 class TrainingRun:
@@ -110,6 +57,7 @@ class TrainingRun:
         choices.check(config)
         self.say, self.on_step = say, on_step
         self.folder = RunFolder(out)
+        self.folder.check_free()
         old = stored_config(out)
         if old is not None:
             check_continues(old, config, self.folder.path)
@@ -119,19 +67,21 @@ class TrainingRun:
         self.precision = runtime.pick_precision(config.run.precision, self.device)
         self.training, self.held_out = open_parts(config.data, seed=config.run.seed, say=say)
         self.spec = self.training.spec
-        torch.manual_seed(config.run.seed)
-        self.model = choices.build_model(config.model, self.spec).to(self.device)
+        with seeded(config.run.seed):
+            self.model = choices.build_model(config.model, self.spec).to(self.device)
         self.objective = choices.build_objective(config.objective, self.spec)
         self.stop: str | None = None
         self.best: tuple[float, int] | None = None
         self._elapsed_before = 0.0
-        latest = self.folder.latest() if old is not None else None
-        if init_from is not None and latest is None:
+        self._began: float | None = None
+        self._saving = False
+        self._latest = self.folder.latest() if old is not None else None
+        if init_from is not None and self._latest is None:
             self.say(f"starting from {init_from}: " + adapt(self.model, init_from).text())
-        self._seconds = self._probe() if latest is None else 0.0
+        self._seconds = self._probe() if self._latest in (None, self.folder.checkpoint(0)) else 0.0
         self.trainer = self._trainer()
-        if latest is not None:
-            self._resume(latest)
+        if old is not None and self._latest is not None:
+            self._resume(self._latest, old)
 
     def _loss(self) -> DiffusionLoss:
         return DiffusionLoss(self.model, self.objective, seed=self.config.run.seed)
@@ -146,7 +96,7 @@ class TrainingRun:
         times = []
         for _ in range(3):
             began = time.perf_counter()
-            with self.precision.autocast():
+            with seeded(0, self.device), self.precision.autocast():
                 terms = loss(batch)
             terms.loss.mean().backward()
             self.model.zero_grad(set_to_none=True)
@@ -189,20 +139,26 @@ class TrainingRun:
         parameters = sum(p.numel() for p in self.model.parameters())
         return Estimate(self._seconds, self.trainer.steps, parameters, runtime.peak_memory(self.device))
 
-    def _resume(self, checkpoint: Path) -> None:
+    def _resume(self, checkpoint: Path, old: TrainConfig) -> None:
+        check_checkpoint(read_facts(checkpoint), self.config, checkpoint)
         weights, optimizer, averages, state = read_state(checkpoint)
-        if state["data"] != self.training.fingerprint:
-            raise ValueError(
-                f"the data are not those that the run in {self.folder.path} was started with; bring them back, or "
-                "choose another --out (with --init-from to start from this model)"
-            )
-        self.model.load_state_dict(weights)
-        self.trainer.load_state(optimizer, state["trainer"], averages)
-        self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
-        self._elapsed_before = float(state["elapsed"])
+        try:
+            if state["data"] != self.training.fingerprint:
+                raise ValueError(
+                    f"the data are not those that the run in {self.folder.path} was started with; bring them back, or "
+                    "choose another --out (with --init-from to start from this model)"
+                )
+            self.model.load_state_dict(weights)
+            self.trainer.load_state(optimizer, state["trainer"], averages)
+            self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
+            self._elapsed_before = float(state["elapsed"])
+        except (KeyError, IndexError, TypeError, RuntimeError) as error:
+            raise CorruptModel(f"{checkpoint} does not fit this run: {error}") from None
         run = self.config.run
         if run.steps is not None:
             self.trainer.steps = run.steps
+        elif run.minutes != old.run.minutes:
+            self._plan_again()
         self.say(f"continuing {self.folder.path} from step {self.trainer.step} of {self.trainer.steps}")
 
     def facts(self) -> ModelFacts:
@@ -248,8 +204,7 @@ class TrainingRun:
 
     def elapsed(self) -> float:
         """Seconds of training so far, over all sessions."""
-        began = getattr(self, "_began", None)
-        return self._elapsed_before + (0.0 if began is None else time.perf_counter() - began)
+        return self._elapsed_before + (0.0 if self._began is None else time.perf_counter() - self._began)
 
     def run(self) -> Path | None:
         """Train to the end, or until a signal; returns the last checkpoint.
@@ -257,34 +212,54 @@ class TrainingRun:
         Raises:
             ValueError: the disk is full, or training diverged. What was saved stays whole.
         """
-        self.folder.create()
-        write_text(self.folder.path / "config.toml", to_toml(self.config))
-        write_text(self.folder.path / "env.json", json.dumps(self.environment(), indent=1) + "\n")
-        self._began = time.perf_counter()
-        self.log = MetricsLog(self.folder.metrics, step=self.trainer.step)
+        with contextlib.closing(self.folder.create(to_toml(self.config))):
+            if self.folder.latest() != self._latest:
+                raise ValueError(f"another process has trained in {self.folder.path} meanwhile; start again")
+            write_text(self.folder.path / "env.json", json.dumps(self.environment(), indent=1) + "\n")
+            self._began = time.perf_counter()
+            self.log = MetricsLog(self.folder.metrics, step=self.trainer.step)
+            restore = self._catch_signals()
+            try:
+                self._train()
+            except (TrainingDiverged, KeyboardInterrupt):
+                raise
+            except Exception:
+                self._rescue()
+                raise
+            finally:
+                restore()
+                self.log.close()
+        return self.folder.latest()
+
+    def _train(self) -> None:
         self.pairs = {"training": self._pairs(self.training)}
         if len(self.held_out):
             self.pairs["held-out"] = self._pairs(self.held_out)
-        restore = self._catch_signals()
-        try:
-            if self.trainer.step == 0:
-                self._preview()
-            for step in self.trainer.run():
-                self._after(step)
-                if self.stop is not None:
-                    break
-            if self.trainer.step and self.folder.checkpoint(self.trainer.step) not in [self.folder.latest()]:
-                self.save()
+        if self.folder.latest() is None:
+            # From here on a run without a checkpoint is one that has lost it.
+            self.save()
+        if self.trainer.step == 0 and self.config.run.previews:
+            self._preview()
+        elif self.trainer.step >= self.trainer.steps:
+            self.say(f"the run is finished at step {self.trainer.step}; a larger --steps or --minutes goes on")
+        for step in self.trainer.run():
+            self._after(step)
             if self.stop is not None:
-                self.say(
-                    f"stopped by {self.stop} at step {self.trainer.step}; everything is saved, the same command goes on"
-                )
-            else:
-                self.finish()
-        finally:
-            restore()
-            self.log.close()
-        return self.folder.latest()
+                break
+        if self.folder.latest() != self.folder.checkpoint(self.trainer.step):
+            self.save()
+        if self.stop is not None:
+            self.say(f"stopped by {self.stop} at step {self.trainer.step}; everything is saved, the same command goes on")
+        else:
+            self.finish()
+
+    def _rescue(self) -> None:
+        """Keep what was trained since the last checkpoint when something else fails (reading data, drawing a preview)."""
+        if self.trainer.troubled or self._saving or self.folder.latest() == self.folder.checkpoint(self.trainer.step):
+            return
+        with contextlib.suppress(Exception):
+            self.save()
+            self.say(f"step {self.trainer.step} was saved; the same command goes on from there")
 
     def _pairs(self, pictures: Pictures) -> FixedPairs:
         return FixedPairs(pictures, self.objective, seed=self.config.run.seed, device=self.device)
@@ -335,34 +310,37 @@ class TrainingRun:
             )
         if self.on_step is not None:
             self.on_step(step, self)
+        if step.rolled_back:
+            return
         if self._due(run.measurements):
             self._measure()
         if self._due(run.previews) and self.trainer.step < self.trainer.steps:
             self._preview()
-        if self._due(run.checkpoints) and self.trainer.step < self.trainer.steps:
+        # A state that may be about to be given up is not worth a checkpoint.
+        if self._due(run.checkpoints) and self.trainer.step < self.trainer.steps and not self.trainer.troubled:
             self.save()
 
     def _measure(self) -> None:
         for kind, pairs in self.pairs.items():
             report = pairs.measure(self.model, self.average)
             self.log.write(kind, self.trainer.step, **report.record())
-            if kind == "held-out" and (self.best is None or report.loss < self.best[0]):
+            better = self.best is None or report.loss < self.best[0]
+            if kind == "held-out" and better and math.isfinite(report.loss):
                 self.best = (report.loss, self.trainer.step)
-        self._plan_again()
+        if self.trainer.step < self.trainer.steps:
+            self._plan_again()
 
     def _plan_again(self) -> None:
         """Keep a run that was asked for in minutes to its time, when the machine is slower or faster than at the start."""
         run, trainer = self.config.run, self.trainer
-        if run.minutes is None or run.steps is not None or trainer.step >= trainer.steps:
+        if run.minutes is None or run.steps is not None or trainer.step == 0:
             return
         left = run.minutes * 60.0 - self.elapsed()
         pace = self.elapsed() / trainer.step
         trainer.steps = max(trainer.step + 1, trainer.step + int(0.97 * left / pace))
 
     def _preview(self) -> None:
-        preview(
-            self.folder, self.trainer.step, self.model, self.facts(), self.average, seed=self.config.run.seed
-        )
+        preview(self.folder, self.trainer.step, self.model, self.facts(), self.average, seed=self.config.run.seed)
 
     def save(self) -> Path:
         """Write a checkpoint and thin out the old ones."""
@@ -373,10 +351,12 @@ class TrainingRun:
             "best": self.best,
             "elapsed": self.elapsed(),
         }
+        self._saving = True
         self.log.sync()
-        path = self.folder.save(
-            self.trainer.step, self.model, self.facts(), self.trainer.ema.averages, tensors, state
-        )
+        path = self.folder.save(self.trainer.step, self.model, self.facts(), self.trainer.ema.averages, tensors, state)
+        self._saving = False
+        if not self.trainer.troubled:
+            self.trainer.keep()
         self.folder.thin(self._kept())
         return path
 
@@ -387,7 +367,7 @@ class TrainingRun:
             return kept
         for i in range(1, self.config.run.spaced + 1):
             mark = self.trainer.steps * i / self.config.run.spaced
-            near = [s for s in steps if s <= mark]
+            near = [s for s in steps if 0 < s <= mark]
             if near and mark <= steps[-1]:
                 kept.add(near[-1])
         if self.best is not None:
@@ -396,12 +376,11 @@ class TrainingRun:
 
     def finish(self) -> None:
         """Last pictures and the page."""
-        pictures = sorted(self.folder.samples.glob("step-*.png"))
-        last = preview(
-            self.folder, self.trainer.step, self.model, self.facts(), self.average, seed=self.config.run.seed
-        )
-        shown = [(last, "The same seeds with the averaged and with the raw weights, at the end of the run.")]
-        if pictures:
-            shown.append((pictures[0], "And before the first step."))
-        write_report(self.folder, self.facts(), title=self.folder.path.name, pictures=shown)
-
+        shown: list[tuple[Path, str]] = []
+        if self.config.run.previews:
+            self._preview()
+            drawn = sorted(self.folder.samples.glob("step-*.png"))
+            shown.append((drawn[-1], "The same seeds with the averaged and with the raw weights, at the end of the run."))
+            if len(drawn) > 1:
+                shown.append((drawn[0], "And before the first step."))
+        write_report(self.folder, self.facts(), title=self.folder.path.resolve().name, pictures=shown)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from kakusan.objectives import LossTerms
+    from kakusan.train.feed import Batch
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,12 @@ class Trouble:
         at = ", ".join(f"{value:.2f}" for value in self.levels) or "unknown"
         return (
             f"step {self.step}: {self.what} is not finite; samples: {who}; log-SNR: {at}; "
-            f"first module with such an output: {self.module}"
+            f"first module: {self.module}"
         )
 
 
 def first_bad_module(module: nn.Module, run: Callable[[], Any]) -> str:
-    """Name of the first submodule, in the order of execution, whose output is not finite; "none" if there is none."""
+    """Name of the first submodule, in the order of execution, whose output is not finite, when `run` uses `module`."""
     found: list[str] = []
     handles = []
 
@@ -50,9 +54,28 @@ def first_bad_module(module: nn.Module, run: Callable[[], Any]) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    if found:
-        return found[0]
     for name, parameter in module.named_parameters():
         if not bool(parameter.isfinite().all()):
-            return f"the weights of {name}"
-    return "none (the backward pass)"
+            return f"{found[0]}, because of the weights {name}" if found else f"the weights {name}"
+    return found[0] if found else "none; the loss itself overflows"
+
+
+def first_bad_gradient(module: nn.Module) -> str:
+    """The parameter with a gradient that is not finite which stands nearest to the loss, where the backward pass began."""
+    bad = [n for n, p in module.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+    return f"the backward pass of {bad[-1]}" if bad else "none; the norm of the gradient overflows"
+
+
+def samples_with_bad_gradient(
+    parameters: Sequence[nn.Parameter], run: Callable[[Batch], LossTerms], batch: Batch
+) -> list[int]:
+    """Places in the batch of up to four samples whose own gradient is not finite, found one by one."""
+    bad: list[int] = []
+    for i in range(len(batch)):
+        loss = run(batch.part(slice(i, i + 1))).loss.sum()
+        gradients = torch.autograd.grad(loss, [p for p in parameters if p.requires_grad], allow_unused=True)
+        if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
+            bad.append(i)
+            if len(bad) == 4:
+                break
+    return bad

@@ -11,13 +11,12 @@ from kakusan.data.fit import FITS
 from kakusan.data.source import EMBEDDED, Pictures, open_data, split_held_out
 
 
-def open_parts(
-    data: DataSettings, *, seed: int, say: Callable[[str], None] | None = None
-) -> tuple[Pictures, Pictures]:
+def open_parts(data: DataSettings, *, seed: int, say: Callable[[str], None] | None = None) -> tuple[Pictures, Pictures]:
     """(pictures to train on, pictures to measure on); what was decided on the way goes to `say`."""
     options: dict[str, Any] = {"size": data.size, "flip": data.flip or None}
     name, _, part = data.source.partition(":")
     if name in EMBEDDED:
+        _refuse_ignored(data, name)
         if data.num is not None:
             options["num"] = data.num
         training = open_data(data.source, **options)
@@ -26,6 +25,8 @@ def open_parts(
         if not part:
             return training, open_data(f"{name}:held-out", **options)
     else:
+        if data.num is not None:
+            raise ValueError("num is the size of an embedded set; for a folder use limit_per_class")
         options["fit"] = choose(FITS, data.fit, "fit")
         optional = {
             "classes": list(data.classes) or None,
@@ -40,3 +41,11 @@ def open_parts(
         if say is not None:
             say(f"data: {note}")
     return kept, held_out
+
+
+def _refuse_ignored(data: DataSettings, name: str) -> None:
+    """An embedded set comes ready: settings that would do nothing are an error, not a surprise."""
+    default = DataSettings()
+    given = [f for f in ("fit", "channels", "classes", "limit_per_class", "skip_unreadable") if getattr(data, f) != getattr(default, f)]
+    if given:
+        raise ValueError(f"the embedded data set {name!r} takes no setting {' or '.join(given)}; those are for folders")

@@ -18,7 +18,7 @@ from kakusan.objectives import LossTerms, Objective, TrainingNoise
 from kakusan.train.ema import Ema, EmaProfile
 from kakusan.train.feed import Batch, Feed
 from kakusan.train.optim import OptimSettings
-from kakusan.train.safety import Trouble, first_bad_module
+from kakusan.train.safety import Trouble, first_bad_gradient, first_bad_module, samples_with_bad_gradient
 
 PATIENCE = 3
 MOST_ROLLBACKS = 8
@@ -71,6 +71,16 @@ class DiffusionLoss:
         return self.objective.terms(model.denoiser, batch.x0, model.condition(raw), t, noise.eps(batch.x0))
 
 
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Context in which torch's generators start at `seed`; afterwards the caller's are as they were."""
+    where = torch.device(device)
+    index = torch.cuda.current_device() if where.type == "cuda" and where.index is None else where.index
+    with torch.random.fork_rng(devices=[index] if where.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 class Trainer:
     """Trains any module on any per-sample loss.
 
@@ -110,7 +120,6 @@ class Trainer:
         self._bad = 0
         self._snapshot_every = snapshot_every
         self._snapshot: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-        self._random = any(isinstance(m, nn.Dropout) and m.p > 0.0 for m in module.modules())
 
     def run(self) -> Iterator[TrainStep]:
         """Train until `steps`; stop whenever the consumer stops.
@@ -123,7 +132,7 @@ class Trainer:
             with contextlib.closing(self.feed.read_ahead(self.samples)) as batches:
                 for batch in batches:
                     if self._snapshot is None or (self.step % self._snapshot_every == 0 and self._bad == 0):
-                        self._keep()
+                        self.keep()
                     taken = self._take(batch)
                     yield taken
                     if taken.rolled_back or self.step >= self.steps:
@@ -168,9 +177,7 @@ class Trainer:
             rolled_back,
         )
 
-    def _gradient(
-        self, group: Group, optimizer: torch.optim.Optimizer, batch: Batch
-    ) -> tuple[float, float, LossTerms]:
+    def _gradient(self, group: Group, optimizer: torch.optim.Optimizer, batch: Batch) -> tuple[float, float, LossTerms]:
         optimizer.zero_grad(set_to_none=True)
         size = -(-len(batch) // group.settings.accumulate)
         found: list[LossTerms] = []
@@ -186,27 +193,25 @@ class Trainer:
         loss, norm_value = torch.stack([whole.loss.mean().float(), norm.float()]).tolist()
         return loss, norm_value, whole
 
-    def _randomness(self) -> contextlib.AbstractContextManager[Any]:
-        """Dropout draws from torch's generator: seed it by the step, and leave the caller's as it was."""
-        if not self._random:
-            return contextlib.nullcontext()
-        stack = contextlib.ExitStack()
-        stack.enter_context(torch.random.fork_rng())
-        torch.manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
-        return stack
+    def _randomness(self) -> contextlib.AbstractContextManager[None]:
+        """Dropout, and whatever else a network draws from torch's generator, is keyed by the step."""
+        return seeded((self.seed * 1_000_003 + self.step) % 2**63, self.feed.device)
 
     def _diagnose(self, group: Group, batch: Batch, terms: LossTerms, loss: float) -> Trouble:
-        bad = (~terms.loss.isfinite()).nonzero().flatten().tolist()
+        def again(part: Batch = batch) -> LossTerms:
+            with self._randomness(), self.autocast():
+                return group.loss(part)
+
+        if math.isfinite(loss):
+            what, module = "the gradient", first_bad_gradient(self.module)
+            bad = samples_with_bad_gradient(group.parameters, again, batch)
+        else:
+            what, module = "the loss", first_bad_module(self.module, again)
+            bad = (~terms.loss.isfinite()).nonzero().flatten().tolist()
         schedule = getattr(getattr(self.module, "denoiser", None), "schedule", None)
         levels = () if schedule is None else tuple(schedule.log_snr(terms.t[bad]).tolist()[:4])
         names = tuple(self.feed.pictures.name(int(batch.indices[i])) for i in bad[:4])
-
-        def again() -> None:
-            with self.autocast():
-                group.loss(batch)
-
-        what = "the gradient" if math.isfinite(loss) else "the loss"
-        return Trouble(self.step, names, levels, first_bad_module(self.module, again), what)
+        return Trouble(self.step, names, levels, module, what)
 
     def _after_trouble(self, trouble: Trouble) -> bool:
         self._bad += 1
@@ -224,7 +229,14 @@ class Trainer:
         self.rate_scale, self.rollbacks, self._bad = scale, rollbacks, 0
         return True
 
-    def _keep(self) -> None:
+    @property
+    def troubled(self) -> bool:
+        """Whether the last step was skipped, so that this state may be about to be given up."""
+        return self._bad > 0
+
+    def keep(self) -> None:
+        """Hold a copy of this state in memory, to go back to. A saved state is kept too: then a run that was resumed
+        goes back to where the uninterrupted one does."""
         tensors = {f"module/{n}": v.detach().clone() for n, v in self.module.state_dict().items()}
         tensors |= {f"ema/{p}/{n}": v.clone() for p, part in self.ema.averages.items() for n, v in part.items()}
         optimizers, facts = self.state()

@@ -1,7 +1,7 @@
 """Exact answers that samplers are measured against; shared by the tests and by benchmarks/sampler_order.py.
 
-Deterministic samplers: in one dimension the probability flow moves every quantile of p_t to the same quantile of p_s, so
-the exact end of a trajectory is a quantile of the mixture and no finer run is needed. Stochastic samplers: with a
+Deterministic samplers: in one dimension the probability flow moves every quantile of p_t to the same quantile of p_s,
+so the exact end of a trajectory is a quantile of the mixture and no finer run is needed. Stochastic samplers: with a
 Gaussian target every step is affine in the samples and its noise, so feeding unit impulses gives the exact mean and
 variance of the end, without Monte Carlo.
 """

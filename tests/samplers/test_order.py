@@ -1,12 +1,28 @@
 """Law 2: every sampler shows its claimed order of convergence, measured against exact answers."""
 
+from itertools import pairwise
+
 import pytest
 import torch
-from sampler_laws import STEPS, bumpy, exact_moments, flow_error, flow_order, lone, moment_errors, moments, quantile, slope, times
+from sampler_laws import (
+    QUANTILES,
+    STEPS,
+    bumpy,
+    exact_moments,
+    flow_error,
+    flow_order,
+    lone,
+    moment_errors,
+    moments,
+    quantile,
+    slope,
+    times,
+)
 
 from kakusan import grids
+from kakusan.levels import tabulate
 from kakusan.oracles import GaussianMixture
-from kakusan.samplers import DDIM, DDPM, DEIS, IPNDM, Adaptive, DPMSolverPP, Heun, UniPC, sample
+from kakusan.samplers import DDIM, DDPM, DEIS, IPNDM, Adaptive, DPMSolverPP, Heun, State, UniPC, sample, sample_iter
 from kakusan.schedules import Cosine, Karras, Rectified, VariancePreserving
 
 DETERMINISTIC = {
@@ -19,7 +35,12 @@ CLAIMS = [(order, sampler) for order, samplers in DETERMINISTIC.items() for samp
 # What a slope fitted over 64 to 512 steps may be.
 ALLOWED = {1: (0.9, 1.1), 2: (1.9, 2.1), 3: (2.7, 3.3), 4: (3.6, 4.4)}
 # Schedules and spacings, each between two finite log-SNRs; only one is even in log-SNR.
-PATHS = [(Cosine(), grids.uniform), (Karras(), grids.karras), (Rectified(), grids.quadratic), (VariancePreserving(), grids.log_snr)]
+PATHS = [
+    (Cosine(), grids.uniform),
+    (Karras(), grids.karras),
+    (Rectified(), grids.quadratic),
+    (VariancePreserving(), grids.log_snr),
+]
 
 
 def between(schedule, grid):
@@ -27,9 +48,9 @@ def between(schedule, grid):
     return lambda count: grid(schedule, count, start=start, end=end)
 
 
-def check(order, sampler, schedule, grid):
+def check(order, sampler, schedule, grid, steps=STEPS):
     low, high = ALLOWED[order]
-    measured = flow_order(bumpy(schedule), sampler, between(schedule, grid))
+    measured = flow_order(bumpy(schedule), sampler, between(schedule, grid), steps)
     assert low <= measured <= high, f"{sampler} claims order {order}, measured {measured:.2f}"
 
 
@@ -38,10 +59,12 @@ def test_claimed_order_on_an_uneven_grid(order, sampler):
     check(order, sampler, *PATHS[0])
 
 
-@pytest.mark.parametrize("order,sampler", [(1, DDIM()), (2, Heun()), (3, DPMSolverPP(3)), (3, UniPC(2)), (3, DEIS(3)), (4, UniPC(3))], ids=str)
+@pytest.mark.parametrize(
+    "order,sampler", [(1, DDIM()), (2, Heun()), (3, DPMSolverPP(3)), (3, DEIS(3)), (4, UniPC(3))], ids=str
+)
 @pytest.mark.parametrize("path", PATHS[1:], ids=lambda path: type(path[0]).__name__)
 def test_claimed_order_on_other_paths(order, sampler, path):
-    check(order, sampler, *path)
+    check(order, sampler, *path, STEPS[:3])
 
 
 def test_claimed_order_where_the_dimensions_are_coupled():
@@ -55,34 +78,35 @@ def test_claimed_order_where_the_dimensions_are_coupled():
     def run(sampler, count):
         return sample(mixture, sampler, grid(count), (8, 2), x_start=x, dtype=torch.float64)
 
-    reference = run(UniPC(3), 1536)
-    for other in (run(IPNDM(4), 1536), run(Adaptive(1e-9, 1e-9), 1)):
-        torch.testing.assert_close(other, reference, rtol=0.0, atol=2e-8)
+    reference = run(UniPC(3), 1024)
+    for other, near in ((run(IPNDM(4), 1024), 1e-8), (run(Adaptive(1e-7, 1e-7), 1), 1e-5)):
+        torch.testing.assert_close(other, reference, rtol=0.0, atol=near)
     for order, sampler in ((2, DPMSolverPP(2)), (3, DPMSolverPP(3))):
-        errors = [float((run(sampler, count) - reference).abs().mean()) for count in STEPS]
+        errors = [float((run(sampler, count) - reference).abs().mean()) for count in STEPS[:3]]
         low, high = ALLOWED[order]
-        assert low <= slope(STEPS, errors) <= high
+        assert low <= slope(STEPS[:3], errors) <= high
 
 
 def test_without_a_warm_start_the_high_orders_are_lost():
     # Why the first steps are Runge-Kutta steps: one step of order 1 costs an error of h^2 that nothing mends.
-    grid = between(Cosine(), grids.uniform)
-    for warm, cold in ((IPNDM(4), IPNDM(4, warm_start=False)), (UniPC(3), UniPC(3, warm_start=False))):
-        assert flow_error(bumpy(Cosine()), warm, grid(512)) < 0.2 * flow_error(bumpy(Cosine()), cold, grid(512))
+    grid, mixture = between(Cosine(), grids.uniform), bumpy(Cosine())
+    for warm, cold in ((IPNDM(4), IPNDM(4, warm_start=False)), (DPMSolverPP(3), DPMSolverPP(3, warm_start=False))):
+        assert flow_error(mixture, warm, grid(512)) < 0.1 * flow_error(mixture, cold, grid(512))
+        assert 1.8 < flow_order(mixture, cold, grid, (128, 512)) < 2.5
 
 
 def test_the_adaptive_sampler_reaches_its_tolerance():
-    for schedule in (Cosine(), Karras()):
+    for schedule in (Karras(),):
         mixture = bumpy(schedule)
         start, end = times(schedule, 4.0, 4.0)
         grid = torch.tensor([start, end], dtype=torch.float64)
-        errors = [flow_error(mixture, Adaptive(rtol=t, atol=t), grid) for t in (1e-3, 1e-6, 1e-9)]
-        for error, tolerance in zip(errors, (1e-3, 1e-6, 1e-9), strict=True):
+        errors = [flow_error(mixture, Adaptive(rtol=t, atol=t), grid) for t in (1e-3, 1e-5, 1e-7)]
+        for error, tolerance in zip(errors, (1e-3, 1e-5, 1e-7), strict=True):
             assert error < 20.0 * tolerance
         assert errors[0] > errors[1] > errors[2]
 
 
-# Stochastic samplers, by exact moments. Heun's churn rebuilds the exact marginal by noise and then takes a step of order 2.
+# Stochastic samplers, by exact moments. Heun's churn moves to an exact marginal, then takes a step of order 2.
 STOCHASTIC = {
     1: [DDPM(), DDPM(large_variance=True), DDIM(eta=0.4), DDIM(eta=1.0), DPMSolverPP(1, sde=True)],
     2: [Heun(churn=10.0), DPMSolverPP(2, sde=True)],
@@ -106,32 +130,29 @@ def test_a_third_evaluation_does_not_lower_the_weak_order():
     assert slope(STEPS, variances) >= 1.9
 
 
-@pytest.mark.parametrize("sampler", [DDPM(), DDIM(eta=1.0), DPMSolverPP(1, sde=True), DPMSolverPP(2, sde=True)], ids=str)
+@pytest.mark.parametrize(
+    "sampler", [DDPM(), DDIM(eta=1.0), DPMSolverPP(1, sde=True), DPMSolverPP(2, sde=True)], ids=str
+)
 def test_a_wrong_start_is_forgotten_as_the_reverse_process_says(sampler):
     # The reverse process of a Gaussian contracts a displacement by Cov(x_s, x_t) / Var(x_t).
+    # E[x0 | x_t] is a martingale of it, so every one of these samplers gets this right at any number of steps.
     schedule = Cosine()
     target = lone(schedule)
     start, end = times(schedule, 3.0, 3.0)
-    errors = []
-    for count in (64, 128, 256):
-        grid = grids.uniform(schedule, count, start=start, end=end)
-        x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-        moved = one_path(target, sampler, grid, x)
-        alpha_t, alpha_s = (float(schedule.alpha(torch.tensor(t, dtype=torch.float64))) for t in (start, end))
-        wanted = alpha_t / alpha_s * exact_moments(target, end)[1] / exact_moments(target, start)[1]
-        errors.append(abs(float(moved[1] - moved[0]) - wanted))
-    assert errors[-1] < 0.02
-    assert slope((64, 128, 256), errors) >= 0.9
+    moved = one_path(target, sampler, grids.uniform(schedule, 7, start=start, end=end))
+    alpha_t, alpha_s = (float(schedule.alpha(torch.tensor(t, dtype=torch.float64))) for t in (start, end))
+    wanted = alpha_t / alpha_s * exact_moments(target, end)[1] / exact_moments(target, start)[1]
+    assert float(moved[1] - moved[0]) == pytest.approx(wanted, abs=1e-13)
 
 
-def one_path(target, sampler, grid, x):
-    """The samples moved with all noise set to zero."""
-    from kakusan.levels import tabulate
-    from kakusan.samplers import State
-
+def one_path(target, sampler, grid):
+    """Two samples that start at 0 and 1, moved with all noise set to zero."""
     levels, state = tabulate(target.schedule, grid), State(num_steps=len(grid) - 1)
-    for level_t, level_s in zip(levels[:-1], levels[1:], strict=True):
-        x, state = sampler.step(target, x, level_t, level_s, None, state, lambda draw=0: torch.zeros(2, 1, dtype=torch.float64))
+    x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    for level_t, level_s in pairwise(levels):
+        x, state = sampler.step(
+            target, x, level_t, level_s, None, state, lambda: torch.zeros(2, 1, dtype=torch.float64)
+        )
     return x
 
 
@@ -151,31 +172,37 @@ def test_a_default_start_below_the_end_has_the_variance_of_x_t(start):
     schedule = VariancePreserving()
     target = GaussianMixture(torch.zeros(1, 2000), 0.6, schedule=schedule)
     grid = grids.uniform(schedule, 4, start=start, end=0.1)
-    first = next(iter_steps(target, DDIM(), grid, (4, 2000))).x_t
+    first = next(sample_iter(target, DDIM(), grid, (4, 2000))).x_t
     t = torch.tensor(start, dtype=torch.float64)
     wanted = float(schedule.alpha(t) ** 2 * 0.36 + schedule.sigma(t) ** 2)
     assert float(first.square().mean()) / wanted == pytest.approx(1.0, abs=5.0 * (2.0 / 8000) ** 0.5)
 
 
-def iter_steps(*arguments):
-    from kakusan.samplers import sample_iter
+# The stated error of the round trip, in units of the data, over 100 steps each way between log-SNR 4 and -4.
+ROUND_TRIP = [
+    (DDIM(), 3e-2),
+    (Heun(), 1e-4),
+    (DPMSolverPP(2), 1e-3),
+    (DPMSolverPP(3), 2e-4),
+    (UniPC(2), 2e-4),
+    (IPNDM(3), 3e-4),
+    (DEIS(3), 5e-5),
+    (Adaptive(rtol=1e-6, atol=1e-6), 2e-4),
+]
 
-    return sample_iter(*arguments)
 
-
-@pytest.mark.parametrize("sampler,bound", [(DDIM(), 2e-2), (Heun(), 3e-4), (DPMSolverPP(2), 3e-4), (DPMSolverPP(3), 1e-4), (UniPC(2), 1e-4), (IPNDM(3), 1e-3), (DEIS(3), 1e-4), (Adaptive(1e-6, 1e-6), 1e-5)], ids=str)
+@pytest.mark.parametrize("sampler,bound", ROUND_TRIP, ids=str)
 def test_a_rising_grid_inverts(sampler, bound):
-    # Up and down again: the stated round-trip error, in units of the data, at 100 steps.
     schedule = Cosine()
     mixture = bumpy(schedule)
-    low = quantile(mixture, torch.linspace(0.03, 0.97, 9, dtype=torch.float64), 0.05)
-    rising = grids.uniform(schedule, 100, start=0.05, end=0.95)
-    up = sample(mixture, sampler, rising, low.shape, x_start=low, dtype=torch.float64)
-    torch.testing.assert_close(
-        up, quantile(mixture, torch.linspace(0.03, 0.97, 9, dtype=torch.float64), 0.95), rtol=0.0, atol=2.0 * bound
-    )
-    back = sample(mixture, sampler, rising.flip(0), low.shape, x_start=up, dtype=torch.float64)
-    assert float((back - low).abs().max()) < bound
+    high, low = times(schedule, 4.0, 4.0)
+    rising = grids.uniform(schedule, 1 if isinstance(sampler, Adaptive) else 100, start=low, end=high)
+    data = quantile(mixture, QUANTILES, low)
+    up = sample(mixture, sampler, rising, data.shape, x_start=data, dtype=torch.float64)
+    # The way up is the exact flow too, not just something that the way down undoes.
+    assert float((up - quantile(mixture, QUANTILES, high)).abs().max()) < max(bound, 2e-3)
+    back = sample(mixture, sampler, rising.flip(0), data.shape, x_start=up, dtype=torch.float64)
+    assert float((back - data).abs().max()) < bound
 
 
 @pytest.mark.parametrize("sampler", [DDPM(), DDIM(0.5), Heun(churn=1.0), DPMSolverPP(2, sde=True)], ids=str)
