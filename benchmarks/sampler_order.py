@@ -175,8 +175,10 @@ on all of these grids; DEIS, a polynomial in t, keeps it where steps are even in
 Error of the variance of the end on a Gaussian target, from exact moments: each step is affine in the sample and in its
 noise, so unit impulses give the variance without Monte Carlo ({weak} steps, same levels). The mean is exact
 to rounding at every number of steps. Heun's churn adds exactly the noise of the level it moves to, so its order is
-that of its deterministic step. The multistep SDE solvers measure order 2 here, on a Gaussian; on other targets the noise that is
-not resolved inside a step may cost them that.
+that of its deterministic step.
+
+The multistep SDE solvers measure order 2 here, on a Gaussian; on other targets the noise that is not resolved inside a
+step may cost them that.
 
 {weak_table}
 """

@@ -211,7 +211,7 @@ linear table of 1000 steps. The network is the identity, and its own call is sub
 measured in turn in one run, so ratios mean more than the figures, which belong to one machine.
 
 "kakusan" is the public `kakusan.sample` on a `Denoiser`, with everything it does in a run: the table of levels, the
-network's input scale, the prediction as x0 and eps, the iterator that yields every step. "Bare loop" is the same
+network's input scale, the prediction object, the iterator that yields every step. "Bare loop" is the same
 arithmetic written by hand, with all coefficients as Python numbers made beforehand. The peers' own loops do less
 arithmetic where their network takes x_t unscaled. The machine was shared with other work, hence the medians.
 
