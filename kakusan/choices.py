@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from kakusan import schedules as s
-from kakusan.config import ModelSettings, ObjectiveSettings, TrainConfig
 from kakusan.conditioning import ClassLabels
+from kakusan.config import ModelSettings, ObjectiveSettings, TrainConfig
 from kakusan.data.spec import DataSpec
 from kakusan.denoiser import Denoiser
 from kakusan.model_folder import Model

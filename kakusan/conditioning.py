@@ -120,7 +120,8 @@ class Conditioner(nn.Module):
 class ClassLabels(Conditioner):
     """One of `classes` -> a learned vector (B, width).
 
-    The table has one more row, the null class, which is what dropped samples and the unconditional half of guidance use.
+    The table has one more row, the null class, which is what dropped samples and the unconditional half of guidance
+    use.
     """
 
     def __init__(self, *, classes: Sequence[str], width: int, dropout: float = 0.1) -> None:
@@ -146,7 +147,8 @@ class ClassLabels(Conditioner):
         if self.dropout == 0.0:
             raise ValueError(
                 "this model was trained without condition dropout, so it never learned 'no condition' and cannot be "
-                "guided or sampled without a label; sample it with guidance_scale=1, or train with condition dropout > 0"
+                "guided or sampled without a label; sample it with guidance_scale=1, or train with condition "
+                "dropout > 0"
             )
         index = torch.full((batch,), len(self.classes), device=self.table.weight.device)
         return self(index)

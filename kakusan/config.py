@@ -22,6 +22,12 @@ from kakusan.train.optim import OptimSettings
 
 T = TypeVar("T")
 
+# Options that may be left out, shown in the help by their kind alone.
+MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+MaybeText = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
+MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -42,14 +48,14 @@ class DataSettings:
     """
 
     source: Annotated[str, tyro.conf.arg(name="data")] = "flowers"
-    size: int | None = None
+    size: MaybeInt = None
     fit: str = "crop"
     flip: bool = False
     held_out: float = 0.1
-    channels: int | None = None
+    channels: MaybeInt = None
     classes: tuple[str, ...] = ()
-    limit_per_class: int | None = None
-    num: int | None = None
+    limit_per_class: MaybeInt = None
+    num: MaybeInt = None
     skip_unreadable: bool = False
 
 
@@ -116,7 +122,7 @@ class RunSettings:
         seed: of everything random.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto, fp32 or bf16.
-        threads: of the CPU; all physical cores when not given.
+        threads: of the CPU; all or one, whichever is faster when the run starts, when not given.
         ema: widths of the weight averages, as fractions of the run; the first is the one that is sampled.
         measurements: how often in the run the held-out loss is measured.
         previews: how often in the run samples are drawn, beside the start and the end; 0 draws none at all.
@@ -124,13 +130,13 @@ class RunSettings:
         spaced: how many of the checkpoints are kept for good, beside the last two and the best.
     """
 
-    steps: int | None = None
-    minutes: float | None = None
+    steps: MaybeInt = None
+    minutes: MaybeFloat = None
     batch: int = 64
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
-    threads: int | None = None
+    threads: MaybeInt = None
     ema: tuple[float, ...] = (0.1, 0.05)
     measurements: int = 20
     previews: int = 5
@@ -163,7 +169,9 @@ class TrainConfig:
 
 
 def with_length(base: TrainConfig, layer: Mapping[str, Any]) -> TrainConfig:
-    """`base` without its length where `layer` sets another: a later --minutes replaces earlier --steps, and the reverse."""
+    """`base` without its length where `layer` sets another: a later --minutes replaces earlier --steps, and the
+    reverse.
+    """
     run = layer.get("run", {})
     given = {name for name in ("steps", "minutes") if isinstance(run, Mapping) and run.get(name) is not None}
     if not given:

@@ -208,9 +208,10 @@ def verified(folder: Path, name: str, facts: Mapping[str, Any]) -> Path:
     if not isinstance(known, dict) or not path.is_file():
         raise CorruptModel(f"{path} is missing; the model folder is incomplete")
     with open(path, "rb") as file:
-        head = file.read(4)
-    # Zip archives (torch.save) and pickle protocols 2 and up. Older protocols fail the hash below.
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+        head = file.read(9)
+    # safetensors begins with the length of its JSON header, whose bytes may be any, also those of a pickle (protocol 2 and
+    # up) or of a zip archive (torch.save); but then comes the header itself.
+    if head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise CorruptModel(f"{path} is a pickle, not safetensors; kakusan never loads pickles, which can run any code")
     if path.stat().st_size != known.get("bytes") or sha256(path) != known.get("sha256"):
         raise CorruptModel(f"{path} is damaged: its content is not what {FACTS} says; use another checkpoint")

@@ -35,7 +35,9 @@ class Stream(IntEnum):
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Philox4x32-10: four 32-bit words (int64 tensors in [0, 2^32)) for each counter and key; all broadcast together."""
+    """Philox4x32-10: four 32-bit words (int64 tensors in [0, 2^32)) for each counter and key; all broadcast
+    together.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for i in range(10):

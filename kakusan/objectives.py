@@ -1,7 +1,8 @@
 """What training minimises: a weighting of the x0 error, written once, converted to the network's own output.
 
 For a squared loss w |x0 error|^2 = w (sigma / det)^2 |F error|^2, whatever the parameterization. Weights that come from
-the variational bound need the density of the times: |dSNR/dt| / (2 p(t)) (Kingma et al. 2021, arXiv 2107.00630, eq. 15).
+the variational bound need the density of the times: |dSNR/dt| / (2 p(t)) (Kingma et al. 2021, arXiv 2107.00630, eq.
+15).
 """
 
 from __future__ import annotations
@@ -201,6 +202,8 @@ class Objective:
 
 
 def trivial_floor(schedule: NoiseSchedule, t: Tensor, variance: float) -> Tensor:
-    """Mean squared x0 error of the best guess that knows only the data's mean and variance: what a network must beat."""
+    """Mean squared x0 error of the best guess that knows only the data's mean and variance: what a network must
+    beat.
+    """
     alpha2, sigma2 = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
     return variance * sigma2 / (alpha2 * variance + sigma2)

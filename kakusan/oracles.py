@@ -39,7 +39,8 @@ class GaussianMixture(Oracle):
         weights: (K,), positive; equal by default.
         schedule: the path.
 
-    Conditions: a `Condition` whose `vector` (B, K) holds log-weights added to the components' own makes it class-conditional.
+    Conditions: a `Condition` whose `vector` (B, K) holds log-weights added to the components' own makes it
+    class-conditional.
     """
 
     def __init__(
@@ -107,8 +108,8 @@ class GaussianMixture(Oracle):
 class DataSet(Oracle):
     """The exact denoiser of a finite set of samples: E[x0 | x_t] is their softmax-weighted mean.
 
-    A model that fits its training set perfectly is this denoiser, and sampling it returns training pictures: through the
-    same sampler it tells the sampler's faults from the network's.
+    A model that fits its training set perfectly is this denoiser, and sampling it returns training pictures: through
+    the same sampler it tells the sampler's faults from the network's.
 
     Args:
         samples: (N, *shape).

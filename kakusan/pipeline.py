@@ -173,7 +173,9 @@ class Pipeline:
     ) -> SampleRequest:
         """A checked request; arguments as in `sample`."""
         if isinstance(labels, str):
-            raise ValueError(f"labels is a list with one label for each picture, as in [{labels!r}] * 8; got {labels!r}")
+            raise ValueError(
+                f"labels is a list with one label for each picture, as in [{labels!r}] * 8; got {labels!r}"
+            )
         given = {
             name: size
             for name, size in (
@@ -274,7 +276,9 @@ class Pipeline:
                 return self.denoiser, conditioner.null(len(request.seeds))
             least, most = min(request.labels), max(request.labels)
             if self.classes and not 0 <= least <= most < len(self.classes):
-                raise ValueError(f"labels run from {least} to {most}; the model has classes 0 to {len(self.classes) - 1}")
+                raise ValueError(
+                    f"labels run from {least} to {most}; the model has classes 0 to {len(self.classes) - 1}"
+                )
             cond = conditioner(torch.tensor(request.labels, device=self.device))
             guidance = ClassifierFree(request.guidance_scale, request.rescale, request.interval)
             if guidance.off:

@@ -1,7 +1,7 @@
 """The run folder: `config.toml env.json metrics.jsonl samples/ report.html checkpoints/step-N/ latest`.
 
-Every checkpoint is a model folder with the optimizer's state beside it. It is written under a temporary name, synced and
-renamed, and only then named in `latest`: killed at any instant, the run keeps its last whole checkpoint.
+Every checkpoint is a model folder with the optimizer's state beside it. It is written under a temporary name, synced
+and renamed, and only then named in `latest`: killed at any instant, the run keeps its last whole checkpoint.
 """
 
 from __future__ import annotations
@@ -100,14 +100,18 @@ class RunFolder:
         self.check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         lock = self._lock()
-        write_text(self.path / CONFIG, config)
-        self.checkpoints.mkdir(exist_ok=True)
-        self.samples.mkdir(exist_ok=True)
-        for leftover in self.checkpoints.glob(".part-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for folder in (self.path, self.samples):
-            for file in (*folder.glob(".*.part"), *folder.glob(".*.part.*")):
-                file.unlink(missing_ok=True)
+        try:
+            write_text(self.path / CONFIG, config)
+            self.checkpoints.mkdir(exist_ok=True)
+            self.samples.mkdir(exist_ok=True)
+            for leftover in self.checkpoints.glob(".part-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            for folder in (self.path, self.samples):
+                for file in (*folder.glob(".*.part"), *folder.glob(".*.part.*")):
+                    file.unlink(missing_ok=True)
+        except BaseException:
+            lock.close()
+            raise
         return lock
 
     def _lock(self) -> IO[str]:
@@ -150,13 +154,15 @@ class RunFolder:
             if self.steps():
                 known = ", ".join(self.checkpoint(s).name for s in self.steps())
                 raise CorruptModel(
-                    f"{pointer} is missing although there are checkpoints; write the name of one of them into it to go on "
+                    f"{pointer} is missing although there are checkpoints; write the name of one of them into it "
+                    "to go on "
                     f"from there: {known}"
                 )
             # The first checkpoint is written before the first line of metrics.
             if self.metrics.is_file() and self.metrics.stat().st_size:
                 raise CorruptModel(
-                    f"{self.path} has trained, but its checkpoints are gone; bring them back, or choose another --out to "
+                    f"{self.path} has trained, but its checkpoints are gone; bring them back, or choose another "
+                    "--out to "
                     "start anew"
                 )
             return None

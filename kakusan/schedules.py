@@ -90,7 +90,7 @@ def expand(value: Tensor, x: Tensor) -> Tensor:
     Raises:
         ValueError: another shape, or another batch.
     """
-    if value.dim() == 1 and len(value) not in (1, len(x)) or value.dim() > 1:
+    if (value.dim() == 1 and len(value) not in (1, len(x))) or value.dim() > 1:
         raise ValueError(f"t has shape {tuple(value.shape)}; expected () or ({len(x)},) for x of {tuple(x.shape)}")
     value = value.to(device=x.device, dtype=x.dtype)
     return value.view(-1, *[1] * (x.dim() - 1)) if value.dim() else value
@@ -308,7 +308,9 @@ class Karras(NoiseSchedule):
 @register
 @dataclass(frozen=True)
 class Rectified(NoiseSchedule):
-    """The straight path of rectified flow and flow matching: alpha = 1 - t, sigma = t (arXiv 2209.03003, 2210.02747)."""
+    """The straight path of rectified flow and flow matching: alpha = 1 - t, sigma = t (arXiv 2209.03003,
+    2210.02747).
+    """
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1.0 - t
@@ -331,8 +333,8 @@ class Rectified(NoiseSchedule):
 class Tabulated(NoiseSchedule):
     """A discrete variance preserving table beta_1 ... beta_T (Ho et al. 2020, arXiv 2006.11239), made continuous.
 
-    Step i of T stands at t = i / T. Between steps -log alpha^2 is linear, that is, the rate is constant: at the steps the
-    cumulative products are those of the table exactly.
+    Step i of T stands at t = i / T. Between steps -log alpha^2 is linear, that is, the rate is constant: at the steps
+    the cumulative products are those of the table exactly.
     """
 
     betas: tuple[float, ...]

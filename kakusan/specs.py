@@ -10,12 +10,14 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _REGISTRY: dict[str, type] = {}
 _ARGUMENTS = "_spec_arguments"
+_FLOAT = "float"
 
 
 def register(cls: type[T]) -> type[T]:
@@ -60,6 +62,9 @@ def to_spec(value: Any) -> Any:
         return {str(k): to_spec(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_spec(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        # JSON has no such number.
+        return {"type": _FLOAT, "value": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ValueError(f"{type(value).__name__} cannot be stored in a model file: decorate its class with specs.register")
@@ -85,6 +90,8 @@ def _build(spec: Any) -> Any:
     if "type" not in spec:
         return {k: _build(v) for k, v in spec.items()}
     name = spec["type"]
+    if name == _FLOAT:
+        return float(spec["value"])
     cls = _REGISTRY.get(name) if isinstance(name, str) else None
     if cls is None:
         raise ValueError(f"unknown type {name!r} in the model file{suggestion(str(name), list(_REGISTRY))}")

@@ -15,7 +15,7 @@ VERBS = {
     "demo": ("kakusan.cli.demo", "train on embedded flowers, sample, and show everything in runs/demo"),
     "train": ("kakusan.cli.train", "train a model on a folder of pictures, or go on with a run"),
     "sample": ("kakusan.cli.sample", "draw pictures from a run, or again from a picture's own record"),
-    "list": ("kakusan.cli.list", "show the runs with their figures and last pictures"),
+    "list": ("kakusan.cli.runs", "show the runs with their figures and last pictures"),
     "inspect": ("kakusan.cli.inspect", "show every fact a checkpoint holds"),
     "doctor": ("kakusan.cli.doctor", "tell whether bad samples are the network's or the sampler's fault"),
     "data": ("kakusan.cli.data", "check a folder of pictures, or fetch a known data set"),
@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
         print(
-            f"kakusan {verb}: there is not enough memory. Use a smaller --batch; in training also --accumulate 2 or more, "
+            f"kakusan {verb}: there is not enough memory. Use a smaller --batch; in training also --accumulate 2 "
+            "or more, "
             f"which gives the same result, or a smaller --size or --width ({str(error).splitlines()[0]})",
             file=sys.stderr,
         )

@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from kakusan.cli.options import parse
+from kakusan.config import MaybePath
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class CheckOptions:
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
-    metadata: Path | None = None
+    metadata: MaybePath = None
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
 
 
@@ -42,8 +43,8 @@ class GetOptions:
     """
 
     name: Annotated[str, tyro.conf.Positional]
-    out: Path | None = None
-    have: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    out: MaybePath = None
+    have: Annotated[Path | None, tyro.conf.arg(name="from", metavar="PATH", help_behavior_hint="")] = None
 
 
 def main(argv: Sequence[str]) -> int:

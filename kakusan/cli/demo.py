@@ -20,7 +20,7 @@ class DemoOptions:
     """
 
     out: Path = Path("runs/demo")
-    minutes: float = 3.6
+    minutes: float = 3.8
     seed: int = 0
 
 

@@ -10,14 +10,15 @@ from typing import Annotated
 import tyro
 
 from kakusan.cli.options import parse
+from kakusan.config import MaybePath, MaybeText
 
 
 @dataclass(frozen=True)
 class DoctorOptions:
     """Tell in seconds whether bad samples are the network's fault or the sampler's.
 
-    Three tests: one-step denoising at eight noise levels against the trivial floor; the exact denoiser of a subset of the
-    run's own training pictures through the same sampler; raw weights beside averaged ones.
+    Three tests: one-step denoising at eight noise levels against the trivial floor; the exact denoiser of a subset of
+    the run's own training pictures through the same sampler; raw weights beside averaged ones.
 
     Args:
         run: a run or checkpoint.
@@ -29,11 +30,11 @@ class DoctorOptions:
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    data: str | None = None
+    data: MaybeText = None
     sampler: str = "dpmpp-2m"
     grid: str = "karras"
     steps: int = 20
-    out: Path | None = None
+    out: MaybePath = None
 
 
 def main(argv: Sequence[str]) -> int:

@@ -19,8 +19,9 @@ def parse(kind: type[T], argv: Sequence[str], *, verb: str, default: T | None = 
     """
     given: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(
-        tyro.conf.OmitArgPrefixes[kind],  # type: ignore[valid-type]
+        kind,
         args=list(argv),
         prog=f"kakusan {verb}",
+        config=(tyro.conf.OmitArgPrefixes,),
         **given,
     )

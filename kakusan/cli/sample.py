@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from kakusan.cli.options import parse
+from kakusan.config import MaybeFloat, MaybeInt, MaybePath, MaybeText
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,24 @@ class SampleOptions:
         from_png: make the pictures of this PNG again.
     """
 
-    run: Annotated[Path | None, tyro.conf.Positional] = None
+    run: Annotated[MaybePath, tyro.conf.Positional] = None
     label: tuple[str, ...] = ()
     all_labels: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    num: int | None = None
-    guidance_scale: float | None = None
+    num: MaybeInt = None
+    guidance_scale: MaybeFloat = None
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
     sampler: str = "dpmpp-2m"
-    eta: float | None = None
+    eta: MaybeFloat = None
     grid: str = "karras"
     steps: int = 20
     seed: int = 0
-    weights: str | None = None
+    weights: MaybeText = None
     batch: int = 32
     device: str = "auto"
     out: Path = Path("samples.png")
-    trajectory: Path | None = None
-    from_png: Path | None = None
+    trajectory: MaybePath = None
+    from_png: MaybePath = None
 
 
 def main(argv: Sequence[str]) -> int:

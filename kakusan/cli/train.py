@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from kakusan.cli.options import parse
-from kakusan.config import TrainConfig, merge, read_toml, to_toml, with_length
+from kakusan.config import MaybePath, MaybeText, TrainConfig, merge, read_toml, to_toml, with_length
 from kakusan.recipes import RECIPES
 from kakusan.specs import suggestion
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class TrainOptions:
     """Train a diffusion model on your own pictures.
 
-    Give a folder (plain, with class sub-folders, or with metadata.jsonl or .csv), a zip file, or an embedded set. The same
-    command in the same folder goes on where it stopped; Ctrl-C writes a checkpoint first. Settings come from the
+    Give a folder (plain, with class sub-folders, or with metadata.jsonl or .csv), a zip file, or an embedded set. The
+    same command in the same folder goes on where it stopped; Ctrl-C writes a checkpoint first. Settings come from the
     defaults, then the recipe, then the file, then the command line.
 
     Args:
@@ -38,9 +38,9 @@ class TrainOptions:
     """
 
     out: Path = Path("runs/mine")
-    config: Path | None = None
-    recipe: str | None = None
-    init_from: Path | None = None
+    config: MaybePath = None
+    recipe: MaybeText = None
+    init_from: MaybePath = None
     print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     settings: TrainConfig = field(default_factory=TrainConfig)

@@ -1,8 +1,8 @@
 """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598).
 
 Scale 1 is the conditional model, 0 the unconditional one, and any other real number extrapolates or interpolates:
-F = F_null + scale (F_cond - F_null). Mixing acts on the network's own output; for the output's linear meaning that is the
-same as mixing x0 or eps.
+F = F_null + scale (F_cond - F_null). Mixing acts on the network's own output; for the output's linear meaning that is
+the same as mixing x0 or eps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class ClassifierFree:
         scale: any real number, or a tensor (B,) with one for each sample.
         rescale: phi of Lin et al. 2023 (arXiv 2305.08891, eq. 15-16): how far the guided output, per sample, is brought
             to the standard deviation of the conditional one. Any real number; 0 leaves it.
-        interval: (low, high) in t: guided inside, plain conditional outside (Kynkaanniemi et al. 2024, arXiv 2404.07724).
+        interval: (low, high) in t: guided inside, plain conditional outside (Kynkaanniemi et al. 2024, arXiv
+            2404.07724).
     """
 
     scale: float | Tensor = 1.0
@@ -103,4 +104,9 @@ class GuidedDenoiser(BaseDenoiser):
 def _twice(level: Level) -> Level:
     if not isinstance(level.t, Tensor):
         return level
-    return Level(*(torch.cat([v, v]) for v in (level.t, level.alpha, level.sigma, level.log_snr)))  # type: ignore[list-item]
+    t, alpha, sigma, log_snr = (
+        torch.cat([value, value])
+        for value in (level.t, level.alpha, level.sigma, level.log_snr)
+        if isinstance(value, Tensor)
+    )
+    return Level(t, alpha, sigma, log_snr)

@@ -134,8 +134,9 @@ class UNet(nn.Module):
         derived: dict[str, Any] = {
             "rank": len(size),
             "multipliers": (1, *[2] * (levels - 1)),
-            "attention_levels": tuple(level for level in range(levels) if max(size) <= 16 * 2**level),
         }
+        levels = len(arguments.get("multipliers", derived["multipliers"]))
+        derived["attention_levels"] = tuple(level for level in range(levels) if max(size) <= 16 * 2**level)
         return cls(channels=channels, width=width, condition_width=condition_width, **{**derived, **arguments})
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:

@@ -49,7 +49,7 @@ def again(png: Path, out: Path, *, run: Path | None = None, device: str = "auto"
     yield f"from {folder}, weights {pipeline.weights!r}"
     pictures = pipeline.data.to_pil(pipeline.run(request))
     if kind == "single":
-        picture = pictures[place]
+        picture: Image.Image | None = pictures[place]
         target = out / png.name if out.is_dir() or not one_file(out) else out
         save_png(picture, target, pipeline.record(request, kind="single", index=place))
         yield f"wrote {target}"
@@ -76,18 +76,14 @@ def _compared(before: Image.Image, after: Image.Image, circumstances: str) -> st
 
 
 def _find(record: dict[str, Any], run: Path | None) -> Path:
-    """The model folder with the recorded hash: in the run that was named, or where it was."""
-    candidates: list[Path] = []
-    for place in (run, record.get("model_path")):
-        if place is None:
-            continue
-        place = Path(place)
-        candidates.append(place)
-        # A run, or a checkpoint among others of its run.
-        for folder in (RunFolder(place), RunFolder(place.parent.parent)):
-            candidates += [folder.checkpoint(step) for step in folder.steps()]
+    """The model folder with the recorded hash: in the run that was named, else where it was."""
     if run is not None and not run.exists():
         raise ValueError(f"there is no run or model at {run}")
+    place = run if run is not None else Path(str(record.get("model_path")))
+    candidates = [place]
+    # A run, or a checkpoint among others of its run.
+    for folder in (RunFolder(place), RunFolder(place.parent.parent)):
+        candidates += [folder.checkpoint(step) for step in folder.steps()]
     for candidate in candidates:
         if (candidate / FACTS).is_file() and model_hash(candidate) == record.get("model"):
             return candidate

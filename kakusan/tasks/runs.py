@@ -62,7 +62,8 @@ def table(rows: list[dict[str, Any]], folder: Path) -> str:
         else:
             size = " x ".join(map(str, row["size"]))
             lines.append(
-                f"  {row['steps']} steps in {row['time']}, {row['parameters'] / 1e6:.2f} M parameters, {row['data']} at {size}"
+                f"  {row['steps']} steps in {row['time']}, {row['parameters'] / 1e6:.2f} M parameters, "
+                f"{row['data']} at {size}"
             )
         losses = [f"{k} {row[k]:.4f}" for k in ("training loss", "held-out loss") if k in row]
         if losses:

@@ -13,7 +13,6 @@ from kakusan import runtime
 from kakusan.pipeline import Pipeline, SampleRequest, load
 from kakusan.samplers import DDIM
 
-
 ANIMATIONS = (".gif", ".webp", ".mp4")
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mp4")
 
@@ -65,8 +64,9 @@ def _wanted(
         each = 8 if num is None else num
         return [i for i in range(len(pipeline.classes)) for _ in range(each)], each
     if labels:
-        count = max(16 if num is None else num, len(labels))
-        return [labels[i * len(labels) // count] for i in range(count)], None
+        count = max(1, round(16 / len(labels))) * len(labels) if num is None else max(num, len(labels))
+        columns = count // len(labels) if len(labels) > 1 and count % len(labels) == 0 else None
+        return [labels[i * len(labels) // count] for i in range(count)], columns
     return None, None
 
 

@@ -13,18 +13,24 @@ from kakusan import model_folder
 from kakusan.conditioning import ClassLabels
 from kakusan.model_folder import Model
 from kakusan.run_folder import find_model
+from kakusan.specs import to_spec
 
 _TABLE = "conditioner.table.weight"
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """Names of tensors by what became of them; `left` are tensors of the source that found no place."""
+    """Names of tensors by what became of them; `left` are tensors of the source that found no place.
+
+    `meaning` says where the two models read the network's input or output differently: then training must first
+    unlearn.
+    """
 
     kept: tuple[str, ...]
     resized: tuple[str, ...]
     new: tuple[str, ...]
     left: tuple[str, ...]
+    meaning: tuple[str, ...] = ()
 
     def text(self) -> str:
         """A few lines for people."""
@@ -36,6 +42,7 @@ class Adaptation:
                 lines.append(
                     f"  {title}: " + ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "")
                 )
+        lines += [f"  note: {what}" for what in self.meaning]
         return "\n".join(lines)
 
 
@@ -52,7 +59,9 @@ def adapt(model: Model, source: str | Path) -> Adaptation:
     other, _, _ = model_folder.read(find_model(source))
     theirs = other.state_dict()
     mine = model.state_dict()
-    kept, resized, new = [], [], []
+    kept: list[str] = []
+    resized: list[str] = []
+    new: list[str] = []
     for name, value in mine.items():
         found = theirs.get(name)
         if name == _TABLE and isinstance(other.conditioner, ClassLabels) and found is not None:
@@ -74,7 +83,26 @@ def adapt(model: Model, source: str | Path) -> Adaptation:
             f"no tensor of {source} fits this model; --init-from needs a model of the same kind of network"
         )
     model.load_state_dict(mine)
-    return Adaptation(tuple(kept), tuple(resized), tuple(new), tuple(n for n in theirs if n not in mine))
+    return Adaptation(
+        tuple(kept), tuple(resized), tuple(new), tuple(n for n in theirs if n not in mine), _meaning(model, other)
+    )
+
+
+def _meaning(mine: Model, theirs: Model) -> tuple[str, ...]:
+    a, b = theirs.denoiser, mine.denoiser
+    pairs = (
+        ("predicted", a.parameterization, b.parameterization),
+        ("trained on the schedule", a.trained_schedule, b.trained_schedule),
+        ("told the noise level by", a.noise_map, b.noise_map),
+    )
+    return tuple(
+        f"the source {what} {_name(x)}, this model {_name(y)}" for what, x, y in pairs if to_spec(x) != to_spec(y)
+    )
+
+
+def _name(part: object) -> str:
+    arguments = {k: v for k, v in to_spec(part).items() if k != "type" and isinstance(v, (int, float))}
+    return type(part).__name__ + (f"({', '.join(f'{k}={v:.3g}' for k, v in arguments.items())})" if arguments else "")
 
 
 def _classes(value: Tensor, found: Tensor, mine: tuple[str, ...], theirs: tuple[str, ...]) -> None:

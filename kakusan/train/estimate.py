@@ -19,7 +19,8 @@ class Estimate:
         seconds = self.seconds_per_step * self.steps
         return (
             f"{self.parameters / 1e6:.2f} M parameters; a step of {batch} takes {self.seconds_per_step:.3g} s "
-            f"({batch / max(self.seconds_per_step, 1e-9):.0f} samples/s); {self.steps} steps: about {duration(seconds)}; "
+            f"({batch / max(self.seconds_per_step, 1e-9):.0f} samples/s); {self.steps} steps: about "
+            f"{duration(seconds)}; "
             f"memory about {self.memory_bytes / 2**30:.1f} GiB"
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -64,7 +64,7 @@ class Feed:
         raw = None if labels is None else labels[indices].to(self.device)
         return Batch(x0.to(self.device, non_blocking=True), raw, numbers, indices)
 
-    def read_ahead(self, start: int, ahead: int = 2) -> Iterator[Batch]:
+    def read_ahead(self, start: int, ahead: int = 2) -> Generator[Batch]:
         """Endless batches from sample number `start`, the next ones prepared while one is used."""
         with ThreadPoolExecutor(1, thread_name_prefix="kakusan-feed") as pool:
             waiting = [pool.submit(self.batch, start + i * self.size) for i in range(ahead)]

@@ -116,7 +116,7 @@ def _terms(
     return terms.loss, terms.x0_error
 
 
-class view:  # noqa: N801 - used like a function
+class view:
     """Context in which a module's parameters read from other tensors; the module's own are untouched memory.
 
     The parameters' storage is pointed elsewhere and back, so nothing is copied and nothing can be lost.

@@ -33,8 +33,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 class MetricsLog:
     """Appends records to `metrics.jsonl` and steps to `metrics.csv`.
 
-    Opened at step N it first drops what a killed run wrote after its last checkpoint, so that the curve of a resumed run
-    is the curve of an uninterrupted one.
+    Opened at step N it first drops what a killed run wrote after its last checkpoint, so that the curve of a resumed
+    run is the curve of an uninterrupted one.
     """
 
     def __init__(self, path: Path, *, step: int, tensorboard: bool = True) -> None:

@@ -83,7 +83,8 @@ def write_report(
         pairs = [(m, trained[m["step"]]) for m in measured if m["step"] in trained]
         page.figure(
             held_out_curve([m["step"] for m, _ in pairs], [t["loss"] for _, t in pairs], [m["loss"] for m, _ in pairs]),
-            "The averaged model on fixed pairs of noise and time: training pictures beside held-out ones. A growing gap "
+            "The averaged model on fixed pairs of noise and time: training pictures beside held-out ones. A "
+            "growing gap "
             "means that the model learns pictures by heart.",
         )
     if trained:
@@ -93,7 +94,8 @@ def write_report(
             level_loss(
                 last["log_snr"], last["x0_error"], last["floor"], None if beside is None else beside["x0_error"]
             ),
-            "Mean squared error of the predicted x0 in each band of noise. The dashed line is the best guess that knows "
+            "Mean squared error of the predicted x0 in each band of noise. The dashed line is the best guess that "
+            "knows "
             "only the mean and variance of the data: where a model stays on it, it has learnt nothing.",
         )
     troubles = [record for record in records if record["kind"] == "trouble"]

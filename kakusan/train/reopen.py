@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from kakusan.config import TrainConfig, merge
-from kakusan.pipeline import Pipeline
 from kakusan.data.source import Pictures
+from kakusan.pipeline import Pipeline
 from kakusan.train.sources import open_parts
 
 
@@ -30,5 +30,7 @@ def reopen(pipeline: Pipeline, source: str | None = None) -> Pictures:
             f"the pictures of {data.source} are {pictures.spec.shape}, the model was trained on {pipeline.data.shape}"
         )
     if pictures.spec.classes != pipeline.data.classes or pictures.spec.bits != pipeline.data.bits:
-        raise ValueError(f"the pictures of {data.source} have other classes or another depth than those of the training")
+        raise ValueError(
+            f"the pictures of {data.source} have other classes or another depth than those of the training"
+        )
     return pictures

@@ -61,6 +61,9 @@ class TrainingRun:
         old = stored_config(out)
         if old is not None:
             check_continues(old, config, self.folder.path)
+            if config.run.threads is None:
+                # Sums depend on the number of threads in their last bits.
+                config = dataclasses.replace(config, run=dataclasses.replace(config.run, threads=old.run.threads))
         self.config = config
         self.device = runtime.pick_device(config.run.device)
         self.facts_of_machine = runtime.tune(threads=config.run.threads, device=self.device)
@@ -78,7 +81,8 @@ class TrainingRun:
         self._latest = self.folder.latest() if old is not None else None
         if init_from is not None and self._latest is None:
             self.say(f"starting from {init_from}: " + adapt(self.model, init_from).text())
-        self._seconds = self._probe() if self._latest in (None, self.folder.checkpoint(0)) else 0.0
+        fresh = self._latest in (None, self.folder.checkpoint(0))
+        self._seconds = self._choose_threads() if fresh else 0.0
         self.trainer = self._trainer()
         if old is not None and self._latest is not None:
             self._resume(self._latest, old)
@@ -89,6 +93,25 @@ class TrainingRun:
     def _feed(self) -> Feed:
         run = self.config.run
         return Feed(self.training, seed=run.seed, batch=run.batch, device=self.device)
+
+    def _choose_threads(self) -> float:
+        """Seconds of one step, with the faster of all threads and one; the choice goes into the run's settings.
+
+        On a machine that is busy with other work two threads can take many times as long as one: each waits for the
+        other at the end of every operation. A run keeps its number, because sums depend on it in their last bits.
+        """
+        seconds, threads = self._probe(), torch.get_num_threads()
+        if self.device.type != "cpu" or self.config.run.threads is not None:
+            return seconds
+        if threads > 1:
+            torch.set_num_threads(1)
+            alone = self._probe()
+            if alone < seconds:
+                self.say(f"one thread is faster than {threads} while this machine is busy")
+                seconds, threads = alone, 1
+        self.facts_of_machine = runtime.tune(threads=threads, device=self.device)
+        self.config = dataclasses.replace(self.config, run=dataclasses.replace(self.config.run, threads=threads))
+        return seconds
 
     def _probe(self) -> float:
         """Seconds of one step, measured without changing anything."""
@@ -249,12 +272,12 @@ class TrainingRun:
         if self.folder.latest() != self.folder.checkpoint(self.trainer.step):
             self.save()
         if self.stop is not None:
-            self.say(f"stopped by {self.stop} at step {self.trainer.step}; everything is saved, the same command goes on")
+            self.say(f"stopped by {self.stop} at step {self.trainer.step}; all is saved, the same command goes on")
         else:
             self.finish()
 
     def _rescue(self) -> None:
-        """Keep what was trained since the last checkpoint when something else fails (reading data, drawing a preview)."""
+        """Keep what was trained since the last checkpoint when something else fails, such as reading data."""
         if self.trainer.troubled or self._saving or self.folder.latest() == self.folder.checkpoint(self.trainer.step):
             return
         with contextlib.suppress(Exception):
@@ -331,7 +354,7 @@ class TrainingRun:
             self._plan_again()
 
     def _plan_again(self) -> None:
-        """Keep a run that was asked for in minutes to its time, when the machine is slower or faster than at the start."""
+        """Keep a run that was asked for in minutes to its time, when the machine turns slower or faster."""
         run, trainer = self.config.run, self.trainer
         if run.minutes is None or run.steps is not None or trainer.step == 0:
             return
@@ -362,7 +385,8 @@ class TrainingRun:
 
     def _kept(self) -> set[int]:
         """Checkpoints to keep for good: spread over the run, and the one nearest to the lowest held-out loss."""
-        steps, kept = self.folder.steps(), set()
+        steps = self.folder.steps()
+        kept: set[int] = set()
         if not steps:
             return kept
         for i in range(1, self.config.run.spaced + 1):
@@ -380,7 +404,7 @@ class TrainingRun:
         if self.config.run.previews:
             self._preview()
             drawn = sorted(self.folder.samples.glob("step-*.png"))
-            shown.append((drawn[-1], "The same seeds with the averaged and with the raw weights, at the end of the run."))
+            shown.append((drawn[-1], "The same seeds with the averaged and with the raw weights, at the end."))
             if len(drawn) > 1:
                 shown.append((drawn[0], "And before the first step."))
         write_report(self.folder, self.facts(), title=self.folder.path.resolve().name, pictures=shown)

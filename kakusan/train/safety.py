@@ -28,8 +28,7 @@ class Trouble:
         who = ", ".join(self.samples) or "no single sample"
         at = ", ".join(f"{value:.2f}" for value in self.levels) or "unknown"
         return (
-            f"step {self.step}: {self.what} is not finite; samples: {who}; log-SNR: {at}; "
-            f"first module: {self.module}"
+            f"step {self.step}: {self.what} is not finite; samples: {who}; log-SNR: {at}; first module: {self.module}"
         )
 
 
@@ -60,10 +59,32 @@ def first_bad_module(module: nn.Module, run: Callable[[], Any]) -> str:
     return found[0] if found else "none; the loss itself overflows"
 
 
-def first_bad_gradient(module: nn.Module) -> str:
-    """The parameter with a gradient that is not finite which stands nearest to the loss, where the backward pass began."""
-    bad = [n for n, p in module.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
-    return f"the backward pass of {bad[-1]}" if bad else "none; the norm of the gradient overflows"
+def first_bad_gradient(module: nn.Module, run: Callable[[], LossTerms]) -> str:
+    """The submodule, from the loss backwards, at whose output the gradient of `run`'s loss stops being finite."""
+    found: list[str] = []
+    handles = []
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(gradient: Tensor) -> None:
+            if not found and not bool(gradient.isfinite().all()):
+                found.append(name)
+
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.requires_grad:
+                output.register_hook(look)
+
+        return hook
+
+    for name, part in module.named_modules():
+        if name:
+            handles.append(part.register_forward_hook(watch(name)))
+    try:
+        loss = run().loss.sum()
+        torch.autograd.grad(loss, [p for p in module.parameters() if p.requires_grad], allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return f"behind {found[0]} (backward)" if found else "none; the norm of the gradient overflows"
 
 
 def samples_with_bad_gradient(

@@ -34,7 +34,8 @@ def open_parts(data: DataSettings, *, seed: int, say: Callable[[str], None] | No
             "channels": data.channels,
             "skip_unreadable": data.skip_unreadable or None,
         }
-        training = open_data(data.source, **options, **{k: v for k, v in optional.items() if v is not None})
+        options |= {name: value for name, value in optional.items() if value is not None}
+        training = open_data(data.source, **options)
     notes = list(training.notes)
     kept, held_out = split_held_out(training, data.held_out, seed)
     for note in [*notes, *(n for n in kept.notes if n not in notes)]:
@@ -46,6 +47,10 @@ def open_parts(data: DataSettings, *, seed: int, say: Callable[[str], None] | No
 def _refuse_ignored(data: DataSettings, name: str) -> None:
     """An embedded set comes ready: settings that would do nothing are an error, not a surprise."""
     default = DataSettings()
-    given = [f for f in ("fit", "channels", "classes", "limit_per_class", "skip_unreadable") if getattr(data, f) != getattr(default, f)]
+    given = [
+        f
+        for f in ("fit", "channels", "classes", "limit_per_class", "skip_unreadable")
+        if getattr(data, f) != getattr(default, f)
+    ]
     if given:
         raise ValueError(f"the embedded data set {name!r} takes no setting {' or '.join(given)}; those are for folders")

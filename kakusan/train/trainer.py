@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kakusan.noise import Stream, uniform
 from kakusan.model_folder import Model
+from kakusan.noise import Stream, uniform
 from kakusan.objectives import LossTerms, Objective, TrainingNoise
 from kakusan.train.ema import Ema, EmaProfile
 from kakusan.train.feed import Batch, Feed
@@ -203,7 +203,7 @@ class Trainer:
                 return group.loss(part)
 
         if math.isfinite(loss):
-            what, module = "the gradient", first_bad_gradient(self.module)
+            what, module = "the gradient", first_bad_gradient(self.module, again)
             bad = samples_with_bad_gradient(group.parameters, again, batch)
         else:
             what, module = "the loss", first_bad_module(self.module, again)
@@ -220,7 +220,8 @@ class Trainer:
         self.rollbacks += 1
         if self.rollbacks > MOST_ROLLBACKS or self._snapshot is None:
             raise TrainingDiverged(
-                f"training diverged and {self.rollbacks - 1} returns to a good state, each at half the rate, did not help. "
+                f"training diverged and {self.rollbacks - 1} returns to a good state, each at half the rate, did "
+                "not help. "
                 f"Last: {trouble}. Lower the learning rate, turn off reduced precision, or look at the named samples"
             )
         scale, rollbacks = self.rate_scale * 0.5, self.rollbacks

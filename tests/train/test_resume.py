@@ -128,6 +128,17 @@ def test_training_leaves_the_global_generator_alone(pictures: Path, tmp_path: Pa
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_a_run_keeps_its_number_of_threads(pictures: Path, tmp_path: Path) -> None:
+    config = settings(pictures, run={"steps": 2})
+    start(config, tmp_path / "run", stop_at=1)
+    free = dataclasses.replace(config, run=dataclasses.replace(config.run, threads=None))
+    run = TrainingRun(free, tmp_path / "run", say=lambda line: None)
+    assert run.config.run.threads == 1
+    fresh = TrainingRun(free, tmp_path / "other", say=lambda line: None)
+    assert fresh.config.run.threads == torch.get_num_threads()
+    torch.set_num_threads(1)
+
+
 def test_a_longer_length_goes_on(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     start(settings(pictures, run={"steps": 2}), out)

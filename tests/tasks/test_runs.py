@@ -1,0 +1,78 @@
+"""What runs there are, and what one holds."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kakusan.model_folder import CorruptModel
+from kakusan.run_folder import RunFolder
+from kakusan.tasks.runs import inspect, list_runs, table, text
+
+
+@pytest.fixture
+def shelf(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "shelf" / "good")
+    return tmp_path / "shelf"
+
+
+def test_runs_are_listed_with_their_last_picture(shelf: Path) -> None:
+    (row,) = list_runs(shelf)
+    assert row["state"] == "ok"
+    assert row["steps"] == 60
+    assert row["size"] == [3, 8, 8]
+    assert Path(row["picture"]).name == "step-00000060.png"
+    assert {"training loss", "held-out loss"} <= row.keys()
+    shown = table(list_runs(shelf), shelf)
+    assert "60 steps in" in shown
+    assert "held-out loss" in shown
+    json.dumps(list_runs(shelf))
+    assert list_runs(shelf / "good")[0]["steps"] == 60
+
+
+def test_damaged_and_unfinished_runs_are_listed_too(shelf: Path) -> None:
+    (shelf / "new").mkdir()
+    (shelf / "new" / "config.toml").write_text("")
+    shutil.copytree(shelf / "good", shelf / "broken")
+    (shelf / "broken" / "latest").write_text("step-99999999")
+    shutil.copytree(shelf / "good", shelf / "altered")
+    latest = RunFolder(shelf / "altered").latest()
+    assert latest is not None
+    facts = json.loads((latest / "model.json").read_text())
+    facts["training"] = {}
+    (latest / "model.json").write_text(json.dumps(facts))
+    (shelf / "not a run").mkdir()
+    states = {Path(row["run"]).name: row["state"] for row in list_runs(shelf)}
+    assert states.keys() == {"good", "new", "broken", "altered"}
+    assert states["new"] == "no checkpoint yet"
+    assert states["broken"].startswith("damaged: ")
+    assert states["altered"].startswith("damaged: ")
+    assert "no checkpoint yet" in table(list_runs(shelf), shelf)
+
+
+def test_an_empty_folder_says_how_to_make_a_run(tmp_path: Path) -> None:
+    assert "kakusan train --data FOLDER" in table(list_runs(tmp_path), tmp_path)
+    with pytest.raises(ValueError, match="there is no folder"):
+        list_runs(tmp_path / "nothing")
+
+
+def test_everything_a_checkpoint_holds_is_shown(trained: Path) -> None:
+    facts = inspect(trained)
+    assert facts["denoiser"]["schedule"]["type"] == "Cosine"
+    assert facts["data"]["classes"] == ["blue", "red"]
+    assert facts["training"]["steps"] == 60
+    assert facts["tensors"].keys() == {"weights.safetensors", "ema.safetensors", "optimizer.safetensors"}
+    elements = facts["training"]["figures"]["parameters"]
+    assert facts["tensors"]["weights.safetensors"]["elements"] == elements
+    assert facts["tensors"]["ema.safetensors"]["elements"] == 2 * elements
+    assert facts["hash"] in text(facts)
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_damage_is_said_while_inspecting(shelf: Path) -> None:
+    latest = RunFolder(shelf / "good").latest()
+    assert latest is not None
+    (latest / "optimizer.safetensors").write_bytes(b"")
+    with pytest.raises(CorruptModel, match=r"optimizer\.safetensors is damaged"):
+        inspect(shelf / "good")
