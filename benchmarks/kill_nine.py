@@ -1,8 +1,8 @@
 """Kill a training run with SIGKILL at random instants, again and again, and check that nothing is lost.
 
-After every kill: each checkpoint is whole (all hashes are checked), `latest` names one of them, and the same command goes
-on. At the end: the loss curve, the weights, the averages and the optimizer's state are bit for bit those of a run that
-was never killed.
+After every kill: each checkpoint is whole (all hashes are checked), `latest` names one of them, and the same command
+goes on. At the end: the loss curve, the weights, the averages and the optimizer's state are bit for bit those of a run
+that was never killed.
 
     python benchmarks/kill_nine.py                 20 kills, writes docs/results/kill-nine.md
 """
@@ -10,6 +10,7 @@ was never killed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,7 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A process that has imported everything once and forks for each command: kills then fall into the run, not into imports.
+# A process that has imported everything once and forks for each command: kills fall into the run, not into imports.
 NURSERY = """
 import json, os, sys
 import kakusan.cli.train, kakusan.train.run, kakusan.report.curves, kakusan.report.grids, kakusan.report.page
@@ -164,10 +165,8 @@ def kill_once(nursery: Nursery, run: Path, steps: int, delay: float, *, in_save:
     while in_save and not list((run / "checkpoints").glob(".part-*")) and _alive(process):
         time.sleep(0.0002)
     saving = bool(list((run / "checkpoints").glob(".part-*")))
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     code = nursery.wait()
     if code == 0:
         return None
@@ -253,8 +252,8 @@ def report(kills: Sequence[Kill], differences: Sequence[str], *, steps: int, sec
     verdict = "**bit for bit equal**" if not differences else "**different**: " + ", ".join(differences)
     return f"""# kill -9
 
-`python benchmarks/kill_nine.py` trains a tiny class-conditional model (digits, 8 x 8, dropout on) for {steps} steps with a
-checkpoint at every second step, kills it with SIGKILL at random instants, and starts the same command again.
+`python benchmarks/kill_nine.py` trains a tiny class-conditional model (digits, 8 x 8, dropout on) for {steps} steps
+with a checkpoint at every second step, kills it with SIGKILL at random instants, and starts the same command again.
 
 - kills: {len(kills)}, of these while a checkpoint was being written: {saving}
 - checkpoints that could not be read afterwards: 0 (every file of every checkpoint is read and hashed after every kill)

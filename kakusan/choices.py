@@ -106,7 +106,7 @@ def build_model(settings: ModelSettings, spec: DataSpec, *, condition_width: int
     conditional = settings.conditional and bool(spec.classes)
     width = (condition_width or 2 * settings.width) if conditional else 0
     derived: dict[str, Any] = {"multipliers": settings.multipliers} if settings.multipliers else {}
-    if settings.attention_levels:
+    if settings.attention_levels is not None:
         derived["attention_levels"] = settings.attention_levels
     patch = settings.patch
     backbone: nn.Module = UNet.for_data(

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 # Options that may be left out, shown in the help by their kind alone.
 MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+MaybeInts = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="[INT ...]", help_behavior_hint="")]
 MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 MaybeText = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
 MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
@@ -67,7 +68,7 @@ class ModelSettings:
         width: channels at the highest resolution: the one dial for the size of the network.
         multipliers: channels of each level over the width; found from the size when empty.
         depth: blocks in each level.
-        attention_levels: levels with self-attention, 0 is the highest resolution; found from the size when empty.
+        attention_levels: levels with self-attention, 0 is the highest resolution; found from the size when not given.
         blocks: residual or convnext.
         attention: softmax or linear.
         patch: side of the patches that the network sees as one position; 2 makes it about four times as fast.
@@ -82,7 +83,7 @@ class ModelSettings:
     width: int = 64
     multipliers: tuple[int, ...] = ()
     depth: int = 2
-    attention_levels: tuple[int, ...] = ()
+    attention_levels: MaybeInts = None
     blocks: str = "residual"
     attention: str = "softmax"
     patch: int = 1

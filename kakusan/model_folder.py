@@ -209,8 +209,8 @@ def verified(folder: Path, name: str, facts: Mapping[str, Any]) -> Path:
         raise CorruptModel(f"{path} is missing; the model folder is incomplete")
     with open(path, "rb") as file:
         head = file.read(9)
-    # safetensors begins with the length of its JSON header, whose bytes may be any, also those of a pickle (protocol 2 and
-    # up) or of a zip archive (torch.save); but then comes the header itself.
+    # safetensors begins with the length of its JSON header, whose bytes may be any, also those of a pickle (protocol 2
+    # and up) or of a zip archive (torch.save); but then comes the header itself.
     if head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise CorruptModel(f"{path} is a pickle, not safetensors; kakusan never loads pickles, which can run any code")
     if path.stat().st_size != known.get("bytes") or sha256(path) != known.get("sha256"):

@@ -88,7 +88,9 @@ def test_every_class_is_found_by_its_own_name(names: list[str]) -> None:
 def test_dropout_is_per_sample_at_the_planned_rate() -> None:
     conditioner = ClassLabels(classes=FLOWERS, width=4, dropout=0.25)
     raw = torch.arange(20_000) % 4
-    dropped = conditioner.drop(raw, uniform(torch.zeros(20_000, dtype=torch.int64), Stream.DROP_CONDITION, torch.arange(20_000)))
+    dropped = conditioner.drop(
+        raw, uniform(torch.zeros(20_000, dtype=torch.int64), Stream.DROP_CONDITION, torch.arange(20_000))
+    )
     null = dropped == 4
     assert float(null.float().mean()) == pytest.approx(0.25, abs=0.012)
     assert torch.equal(dropped[~null], raw[~null])
@@ -103,7 +105,9 @@ def test_no_condition_is_a_row_of_its_own() -> None:
         ClassLabels(classes=FLOWERS, width=4, dropout=0.0).null()
 
 
-@pytest.mark.parametrize(("arguments", "match"), [({"classes": ()}, "at least one class"), ({"dropout": 1.0}, "probability")])
+@pytest.mark.parametrize(
+    ("arguments", "match"), [({"classes": ()}, "at least one class"), ({"dropout": 1.0}, "probability")]
+)
 def test_impossible_conditioners_are_refused(arguments: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         ClassLabels(**{"classes": FLOWERS, "width": 4, **arguments})

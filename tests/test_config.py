@@ -30,7 +30,10 @@ configs = st.builds(
         classes=st.lists(texts, max_size=3).map(tuple),
     ),
     model=st.builds(
-        ModelSettings, width=st.integers(1, 999), multipliers=st.lists(st.integers(1, 9)).map(tuple), shift=st.floats(0.01)
+        ModelSettings,
+        width=st.integers(1, 999),
+        multipliers=st.lists(st.integers(1, 9)).map(tuple),
+        shift=st.floats(0.01),
     ),
     optim=st.builds(OptimSettings, rate=st.floats(1e-300, 1e300), warmup=st.integers(0, 10**9)),
     run=st.builds(

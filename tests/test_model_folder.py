@@ -97,14 +97,20 @@ def test_save_and_load_give_the_same_output(tmp_path: Path) -> None:
         read(folder, weights="other")
 
 
-@pytest.mark.parametrize("schedule", list(SCHEDULES))
-@pytest.mark.parametrize("parameterization", list(parameterizations(0.5)))
-def test_every_schedule_with_every_parameterization_comes_back(schedule: str, parameterization: str) -> None:
+def _possible(schedule: str, parameterization: str) -> bool:
     try:
-        model, facts = small(ModelSettings(schedule=schedule, parameterization=parameterization))
-    except ValueError as refusal:
-        assert "schedule" in str(refusal) or "t" in str(refusal)
-        return
+        parameterizations(0.5)[parameterization].check(SCHEDULES[schedule])
+    except ValueError:
+        return False
+    return True
+
+
+PAIRS = [(a, b) for a in SCHEDULES for b in parameterizations(0.5) if _possible(a, b)]
+
+
+@pytest.mark.parametrize(("schedule", "parameterization"), PAIRS)
+def test_every_schedule_with_every_parameterization_comes_back(schedule: str, parameterization: str) -> None:
+    model, facts = small(ModelSettings(schedule=schedule, parameterization=parameterization))
     description = json.loads(json.dumps(describe(model, facts)))
     again, again_facts = build(description)
     assert describe(again, again_facts) == describe(model, facts)

@@ -131,8 +131,9 @@ def test_the_lock_ends_with_its_process(run: RunFolder) -> None:
     with pytest.raises(ValueError, match="another process is training"):
         run.create("")
     lock.close()
-    script = f"import os, pathlib, fcntl; f = open({str(run.path / '.lock')!r}, 'a'); fcntl.flock(f, 2); os.kill(os.getpid(), 9)"
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    script = "import os, sys, fcntl; f = open(sys.argv[1], 'a'); fcntl.flock(f, 2); os.kill(os.getpid(), 9)"
+    command = [sys.executable, "-c", script, str(run.path / ".lock")]
+    assert subprocess.run(command, check=False).returncode == -9
     run.create("").close()
 
 

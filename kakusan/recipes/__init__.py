@@ -12,10 +12,10 @@ Settings = dict[str, dict[str, Any]]
 
 
 def demo() -> Settings:
-    """The model of `make demo`: the embedded flowers at 24 x 24, in a few minutes on two cores."""
+    """The model of `make demo`: the embedded flowers at 32 x 32, in a few minutes on two cores."""
     return {
-        "data": {"source": "flowers", "size": 24, "num": 6000},
-        "model": {"width": 48, "multipliers": [1, 2, 2], "depth": 1, "patch": 2},
+        "data": {"source": "flowers", "size": 32, "num": 6000},
+        "model": {"width": 48, "multipliers": [1, 2, 2], "depth": 1, "patch": 2, "attention_levels": []},
         # Few samples can be seen in four minutes: small batches and a high rate make the most of each.
         "optim": {"rate": 4e-3, "warmup": 100, "decay": 0.5},
         "run": {"minutes": 3.8, "batch": 16, "measurements": 6, "previews": 2, "checkpoints": 2, "spaced": 1},

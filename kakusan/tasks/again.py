@@ -51,10 +51,11 @@ def again(png: Path, out: Path, *, run: Path | None = None, device: str = "auto"
     if kind == "single":
         picture: Image.Image | None = pictures[place]
         target = out / png.name if out.is_dir() or not one_file(out) else out
-        save_png(picture, target, pipeline.record(request, kind="single", index=place))
+        save_png(pictures[place], target, pipeline.record(request, kind="single", index=place))
         yield f"wrote {target}"
     else:
-        yield from write(pipeline, request, pictures, out, place)
+        scale = record.get("scale")
+        yield from write(pipeline, request, pictures, out, place, scale if isinstance(scale, int) else None)
         picture = read_pixels(out) if one_file(out) else None
     if picture is not None:
         yield _compared(before, picture, _differences(record, where.type))

@@ -83,7 +83,7 @@ def show(pipeline: Pipeline, out: Path, training: Pictures, *, seed: int) -> lis
     classes = pipeline.classes
     labels = [name for name in classes for _ in range(COLUMNS)]
     request = pipeline.request(labels=labels, seed=1000 + seed, guidance_scale=GUIDANCE, num_steps=20)
-    sheet = grid(pipeline.data.to_pil(pipeline.run(request)), columns=COLUMNS, row_labels=list(classes), scale=3)
+    sheet = grid(pipeline.data.to_pil(pipeline.run(request)), columns=COLUMNS, row_labels=list(classes), scale=2)
     record = pipeline.record(request, kind="sheet", columns=COLUMNS, rows=list(classes))
     save_png(sheet, out / "samples.png", record)
     x0 = training.spec.to_model(training.read([2]))[0]

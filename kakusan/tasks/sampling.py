@@ -71,8 +71,14 @@ def _wanted(
 
 
 def write(
-    pipeline: Pipeline, request: SampleRequest, pictures: Sequence[Any], out: Path, columns: int | None
+    pipeline: Pipeline,
+    request: SampleRequest,
+    pictures: Sequence[Any],
+    out: Path,
+    columns: int | None,
+    scale: int | None = None,
 ) -> Iterator[str]:
+    """One sheet or single files, each with its record; `scale` as in `report.grids.grid`."""
     from kakusan.report.grids import grid
     from kakusan.report.png import save_png
 
@@ -82,8 +88,8 @@ def write(
         else:
             rows = columns or max(1, round(len(pictures) ** 0.5))
             names = _row_names(pipeline, request, rows)
-            sheet = grid(pictures, columns=rows, row_labels=names)
-            save_png(sheet, out, pipeline.record(request, kind="sheet", columns=rows, rows=names))
+            sheet = grid(pictures, columns=rows, row_labels=names, scale=scale)
+            save_png(sheet, out, pipeline.record(request, kind="sheet", columns=rows, rows=names, scale=scale))
         yield f"wrote {out}"
         return
     place = 0

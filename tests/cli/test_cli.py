@@ -19,7 +19,8 @@ from kakusan.recipes import RECIPES
 from kakusan.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = "--width 8 --depth 1 --batch 8 --warmup 2 --measurements 0 --previews 0 --checkpoints 0 --device cpu --threads 1".split()
+QUIET = ["--measurements", "0", "--previews", "0", "--checkpoints", "0"]
+TINY = ["--width", "8", "--depth", "1", "--batch", "8", "--warmup", "2", "--device", "cpu", "--threads", "1", *QUIET]
 
 
 def printed(capsys: pytest.CaptureFixture[str], *argv: object, code: int = 0) -> str:
@@ -79,7 +80,9 @@ class TestHelp:
             "heavy = {'torch', 'numpy', 'matplotlib', 'PIL', 'safetensors'} & set(sys.modules)\n"
             "print('heavy:', sorted(heavy))"
         )
-        done = subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True, cwd=ROOT, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", script, *argv], capture_output=True, text=True, cwd=ROOT, check=True
+        )
         assert done.stdout.endswith("heavy: []\n")
 
     def test_the_version_is_said(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,10 +131,25 @@ class TestPrecedence:
         assert not out.exists()
 
     def test_what_is_printed_gives_the_same_back(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        argv = ["--out", tmp_path / "r", "--recipe", "small", "--steps", 7, "--flip", "--classes", "a b", 'c"d', "--ema", 0.2]
+        argv = [
+            "--out",
+            tmp_path / "r",
+            "--recipe",
+            "small",
+            "--steps",
+            7,
+            "--flip",
+            "--classes",
+            "a b",
+            'c"d',
+            "--ema",
+            0.2,
+        ]
         text = printed(capsys, "train", "--print-config", *argv)
         (tmp_path / "a.toml").write_text(text)
-        assert printed(capsys, "train", "--print-config", "--out", tmp_path / "r", "--config", tmp_path / "a.toml") == text
+        assert (
+            printed(capsys, "train", "--print-config", "--out", tmp_path / "r", "--config", tmp_path / "a.toml") == text
+        )
         config = merge(TrainConfig(), tomllib.loads(text))
         assert config.data.classes == ("a b", 'c"d')
         assert (config.run.steps, config.run.minutes) == (7, None)
@@ -147,7 +165,10 @@ class TestPrecedence:
     @pytest.mark.parametrize(
         ("text", "match"),
         [
-            ("[model]\nwitdh = 3\n", r"\[model\] of .*mine\.toml has an unknown key 'witdh' \(did you mean 'width'\?\)"),
+            (
+                "[model]\nwitdh = 3\n",
+                r"\[model\] of .*mine\.toml has an unknown key 'witdh' \(did you mean 'width'\?\)",
+            ),
             ("[modl]\n", "unknown key 'modl'"),
             ("[model]\nwidth = 'x'\n", r"width in \[model\] of .*mine\.toml must be a whole number, got 'x'"),
             ("[model\n", r"mine\.toml is not valid TOML"),

@@ -20,7 +20,14 @@ from kakusan.tasks.sampling import draw
 
 
 def drawn(run: Path, out: Path, **options: Any) -> list[str]:
-    values: dict[str, Any] = {"sampler": "dpmpp-2m", "grid": "karras", "num_steps": 4, "seed": 3, "batch": 3, "device": "cpu"}
+    values: dict[str, Any] = {
+        "sampler": "dpmpp-2m",
+        "grid": "karras",
+        "num_steps": 4,
+        "seed": 3,
+        "batch": 3,
+        "device": "cpu",
+    }
     return list(draw(run, out, **{**values, **options}))
 
 
@@ -36,6 +43,18 @@ def test_a_sheet_is_drawn_again_bit_for_bit(trained: Path, tmp_path: Path) -> No
     assert lines[-1] == "every pixel is equal to the first"
     assert np.array_equal(pixels(tmp_path / "sheet.png"), pixels(tmp_path / "again.png"))
     assert read_record(tmp_path / "sheet.png") == read_record(tmp_path / "again.png")
+
+
+def test_a_sheet_drawn_larger_is_drawn_again_as_large(trained: Path, tmp_path: Path) -> None:
+    from kakusan.report.grids import grid
+
+    pipeline = load(trained)
+    request = pipeline.request(labels=["red", "red", "blue", "blue"], seed=1, num_steps=3)
+    sheet = grid(
+        pipeline.sample(labels=[1, 1, 0, 0], seed=1, num_steps=3), columns=2, row_labels=["red", "blue"], scale=5
+    )
+    save_png(sheet, tmp_path / "a.png", pipeline.record(request, kind="sheet", columns=2, scale=5))
+    assert "every pixel is equal" in list(again(tmp_path / "a.png", tmp_path / "b.png", device="cpu"))[-1]
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp-2m", "heun"])

@@ -48,8 +48,9 @@ def nursery(tmp_path_factory: pytest.TempPathFactory):
 
 def command(pictures: Path, out: Path) -> list[str]:
     return (
-        f"train --data {pictures} --width 8 --depth 1 --batch 8 --warmup 3 --ema 0.1 0.05 --dropout 0.1 --measurements 2 "
-        f"--previews 0 --threads 1 --device cpu --precision fp32 --checkpoints 10 --steps 20 --flip --out {out}"
+        f"train --data {pictures} --width 8 --depth 1 --batch 8 --warmup 3 --ema 0.1 0.05 --dropout 0.1 --flip "
+        "--measurements 2 --previews 0 --threads 1 --device cpu --precision fp32 --checkpoints 6 --steps 12 "
+        f"--out {out}"
     ).split()
 
 
@@ -70,12 +71,12 @@ def test_killed_three_times_at_random_instants_a_run_ends_as_if_never_killed(
     kills = 0
     for number in range(3):
         process = nursery.start(command(pictures, out))
-        # One at any instant of the run, one as soon as a checkpoint is being written, one somewhere after the first steps.
+        # One while a checkpoint is being written, the others at random instants after some steps.
         if number == 1:
             while not list((out / "checkpoints").glob(".part-*")):
                 time.sleep(0.0005)
         else:
-            wanted = generator.randrange(2, 8) * (1 + number)
+            wanted = generator.randrange(1, 5) * (1 + number)
             while len(kill_nine.curve(out)) < wanted:
                 time.sleep(0.001)
             time.sleep(generator.uniform(0.0, 0.05))
@@ -100,7 +101,7 @@ def test_a_signal_writes_a_checkpoint_and_ends_well(
     os.kill(process, number)
     assert nursery.wait() == 0
     reached = kill_nine.curve(out)[-1][0]
-    assert kill_nine.check_whole(out) == reached < 20
+    assert kill_nine.check_whole(out) == reached < 12
     # The same folder, and no other option.
     nursery.start(["train", "--out", str(out)])
     assert nursery.wait() == 0, nursery.output()

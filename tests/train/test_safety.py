@@ -25,9 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def wrap_loss(run: TrainingRun, change) -> None:
     """Put `change(batch, terms) -> terms` around the loss."""
     group = run.trainer.groups[0]
-    run.trainer.groups = (
-        Group(group.parameters, lambda batch: change(batch, group.loss(batch)), group.settings),
-    )
+    run.trainer.groups = (Group(group.parameters, lambda batch: change(batch, group.loss(batch)), group.settings),)
 
 
 def spoil(number: int):
@@ -248,7 +246,11 @@ def test_a_disk_that_is_really_full_is_said_in_one_line(pictures: Path, tmp_path
         "from kakusan.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, "train", "--out", str(out)], capture_output=True, text=True, cwd=ROOT, check=False
+        [sys.executable, "-c", script, "train", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
     )
     assert done.returncode == 1, done.stderr
     assert "could not be written" in done.stderr
