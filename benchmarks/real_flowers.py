@@ -132,23 +132,27 @@ def _page(
         f"| {name} | {report.generated_low:.3f} | {report.held_out_low:.3f} | {report.ratio:.2f} |"
         for name, report in (("pixels", pixels), ("features of a classifier of these classes", features))
     )
+    figures, minutes = facts["figures"], run.config.run.minutes
+    ends = f"{last['training']['loss']:.4f} / {last['held-out']['loss']:.4f}"
+    judged = f"{accuracy:.1%} (on real held-out pictures it is right for {real:.1%})"
     return f"""# Real pictures: eight kinds of Oxford flowers at 32 x 32, on a CPU
 
-Command: `python benchmarks/real_flowers.py --data FLOWERS --minutes {run.config.run.minutes:g}` (FLOWERS is a folder or zip file
-of the Oxford 102 data set with one sub-folder for each class).
+Command: `python benchmarks/real_flowers.py --data FLOWERS --minutes {minutes:g}` (FLOWERS is a folder or zip file of
+the Oxford 102 data set with one sub-folder for each class).
 
 ![Samples, one row for each class](real-flowers.png)
 
-Samples with guidance scale 2, 25 steps of DPM-Solver++(2M), averaged weights; seeds 0, 1, 2, ... in order, none left out.
+Samples with guidance scale 2, 25 steps of DPM-Solver++(2M), averaged weights; seeds 0, 1, 2, ... in order, none left
+out.
 
 | what | figure |
 |---|---|
 | pictures (training / held out) | {facts["pictures"]} / {facts["held_out_pictures"]}, classes: {", ".join(rows)} |
-| parameters, time, threads | {facts["figures"]["parameters"]:,}; {facts["figures"]["time"]}; {run.facts_of_machine.threads} |
+| parameters, time, threads | {figures["parameters"]:,}; {figures["time"]}; {run.facts_of_machine.threads} |
 | steps, pictures seen, epochs | {facts["steps"]}, {facts["samples"]:,}, {facts["epochs"]:.0f} |
-| loss on fixed pairs, end: training / held out | {last["training"]["loss"]:.4f} / {last["held-out"]["loss"]:.4f} |
+| loss on fixed pairs, end: training / held out | {ends} |
 | lowest held-out loss | {low["loss"]:.4f} at step {low["step"]} |
-| guided samples of the right class, by a classifier | {accuracy:.1%} (on real held-out pictures it is right for {real:.1%}) |
+| guided samples of the right class, by a classifier | {judged} |
 
 ![Training and held-out loss](real-flowers-held-out.png)
 

@@ -20,7 +20,7 @@ class DemoOptions:
     """
 
     out: Path = Path("runs/demo")
-    minutes: float = 3.8
+    minutes: float = 4.0
     seed: int = 0
 
 

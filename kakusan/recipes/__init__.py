@@ -17,8 +17,8 @@ def demo() -> Settings:
         "data": {"source": "flowers", "size": 32, "num": 6000},
         "model": {"width": 48, "multipliers": [1, 2, 2], "depth": 1, "patch": 2, "attention_levels": []},
         # Few samples can be seen in four minutes: small batches and a high rate make the most of each.
-        "optim": {"rate": 4e-3, "warmup": 100, "decay": 0.5},
-        "run": {"minutes": 3.8, "batch": 16, "measurements": 6, "previews": 2, "checkpoints": 2, "spaced": 1},
+        "optim": {"rate": 5e-3, "warmup": 80, "decay": 0.5},
+        "run": {"minutes": 4.0, "batch": 32, "measurements": 6, "previews": 2, "checkpoints": 2, "spaced": 1},
     }
 
 

@@ -50,12 +50,17 @@ class Feed:
 
     def batch(self, start: int, count: int | None = None) -> Batch:
         """The batch that begins at sample number `start` of the training."""
-        count = self.size if count is None else count
-        numbers = torch.arange(start, start + count)
+        return self._made(*self._read(start, self.size if count is None else count))
+
+    def _read(self, start: int, count: int) -> tuple[int, Tensor, Tensor]:
+        """(start, indices, stored pictures): decoding, which may wait for the disk."""
         indices = torch.from_numpy(order(self.seed, start, count, len(self.pictures)))
+        return start, indices, self.pictures.read(indices.numpy())
+
+    def _made(self, start: int, indices: Tensor, stored: Tensor) -> Batch:
         spec = self.pictures.spec
-        stored = self.pictures.read(indices.numpy())
         spec.check(stored)
+        numbers = torch.arange(start, start + len(indices))
         x0 = spec.to_model(stored)
         if spec.flip:
             mirrored = uniform(torch.full_like(numbers, self.seed), Stream.AUGMENT, numbers) < 0.5
@@ -65,16 +70,20 @@ class Feed:
         return Batch(x0.to(self.device, non_blocking=True), raw, numbers, indices)
 
     def read_ahead(self, start: int, ahead: int = 2) -> Generator[Batch]:
-        """Endless batches from sample number `start`, the next ones prepared while one is used."""
+        """Endless batches from sample number `start`, the next ones read while one is used.
+
+        Only reading happens in the other thread. A tensor operation there would start a second team of OpenMP threads,
+        which then spins on the cores that the network needs: steps took nearly twice as long.
+        """
         with ThreadPoolExecutor(1, thread_name_prefix="kakusan-feed") as pool:
-            waiting = [pool.submit(self.batch, start + i * self.size) for i in range(ahead)]
+            waiting = [pool.submit(self._read, start + i * self.size, self.size) for i in range(ahead)]
             place = start + ahead * self.size
             try:
                 while True:
                     ready = waiting.pop(0)
-                    waiting.append(pool.submit(self.batch, place))
+                    waiting.append(pool.submit(self._read, place, self.size))
                     place += self.size
-                    yield ready.result()
+                    yield self._made(*ready.result())
             finally:
                 for future in waiting:
                     future.cancel()
