@@ -91,7 +91,7 @@ def show(pipeline: Pipeline, out: Path, training: Pictures, *, seed: int) -> lis
     x0 = training.spec.to_model(training.read([2]))[0]
     times = [i / 9 for i in range(10)]
     save_png(strip(x0, pipeline.data, pipeline.denoiser.schedule, times, seed=seed), out / "forward.png")
-    one = pipeline.request(labels=[classes[2]], seed=1002 + seed, guidance_scale=GUIDANCE, num_steps=40)
+    one = pipeline.request(labels=[classes[2]], seed=1002 + seed, guidance_scale=GUIDANCE, num_steps=40, grid="uniform")
     steps = list(pipeline.steps(one))
     kept = [steps[round(i * (len(steps) - 1) / 9)] for i in range(10)]
     noisy = [shown(pipeline, step.x_t)[0] for step in kept]

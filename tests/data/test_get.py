@@ -62,8 +62,8 @@ def mnist_files() -> tuple[dict[str, bytes], np.ndarray, np.ndarray]:
     labels = (np.arange(24) % 10).astype(np.uint8)
     files = {}
     for stem, part in (("train", slice(0, 20)), ("t10k", slice(20, 24))):
-        files[f"{stem}-images-idx3-ubyte.gz"] = gzip.compress(idx(images[part]))
-        files[f"{stem}-labels-idx1-ubyte.gz"] = gzip.compress(idx(labels[part]))
+        files[f"{stem}-images-idx3-ubyte.gz"] = gzip.compress(idx(images[part]), mtime=0)
+        files[f"{stem}-labels-idx1-ubyte.gz"] = gzip.compress(idx(labels[part]), mtime=0)
     return files, images, labels
 
 
