@@ -199,10 +199,10 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
 
 def test_labels_out_of_range_are_refused(tmp_path: Path) -> None:
     files, _, _ = mnist_files()
-    files["t10k-labels-idx1-ubyte.gz"] = gzip.compress(idx(np.array([0, 1, 2, 10], np.uint8)))
+    files["t10k-labels-idx1-ubyte.gz"] = gzip.compress(idx(np.array([0, 1, 2, 10], np.uint8)), mtime=0)
     with pytest.raises(ValueError, match="labels run from 0 to 10, expected 0 to 9"):
         get("mnist", tmp_path / "m", opener=server(files), recipes=fitted("mnist", files), say=quiet)
-    files["t10k-labels-idx1-ubyte.gz"] = gzip.compress(idx(np.array([0, 1], np.uint8)))
+    files["t10k-labels-idx1-ubyte.gz"] = gzip.compress(idx(np.array([0, 1], np.uint8)), mtime=0)
     with pytest.raises(ValueError, match="4 pictures but 2 labels"):
         get("mnist", tmp_path / "m", opener=server(files), recipes=fitted("mnist", files), say=quiet)
     assert list(tmp_path.iterdir()) == []
@@ -224,7 +224,7 @@ def test_names_and_folders_are_checked_first(tmp_path: Path) -> None:
         idx(np.zeros(5, np.uint8))[:-1],
         idx(np.zeros(5, np.uint8)) + b"x",
         b"\0\0\x08\x03" + b"\xff" * 12,
-        gzip.compress(idx(np.zeros(500, np.uint8)))[:-9],
+        gzip.compress(idx(np.zeros(500, np.uint8)), mtime=0)[:-9],
     ],
 )
 def test_damaged_idx_files_are_refused(tmp_path: Path, data: bytes) -> None:

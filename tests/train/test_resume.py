@@ -257,18 +257,33 @@ def test_two_processes_cannot_train_in_one_folder(pictures: Path, tmp_path: Path
         second.run()
 
 
+class Replaced:
+    """Pictures with another `read`."""
+
+    def __init__(self, pictures, read) -> None:
+        self._pictures, self.read = pictures, read
+
+    def __getattr__(self, name: str):
+        return getattr(self._pictures, name)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+
 def test_what_was_trained_is_kept_when_the_data_go_away(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
     def prepare(run: TrainingRun) -> None:
-        read = run.trainer.feed.batch
+        read = run.training.read
 
-        def failing(first: int, count: int | None = None):
-            if first >= 3 * 8:
+        def failing(indices):
+            seen.extend(indices)
+            if len(seen) > 3 * 8:
                 raise ValueError("the picture rose.png is gone")
-            return read(first, count)
+            return read(indices)
 
-        run.trainer.feed.batch = failing  # type: ignore[method-assign]
+        seen: list[int] = []
+        run.trainer.feed.pictures = Replaced(run.training, failing)
 
     with pytest.raises(ValueError, match=r"rose\.png is gone"):
         start(settings(pictures), out, prepare=prepare)
