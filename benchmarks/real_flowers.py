@@ -38,9 +38,16 @@ def settings(data: str, minutes: float, threads: int | None) -> TrainConfig:
         TrainConfig(),
         {
             "data": {"source": data, "size": 32, "flip": True, "classes": CLASSES, "held_out": 0.15},
-            "model": {"width": 64, "multipliers": [1, 2, 2], "depth": 1, "patch": 2, "dropout": 0.1},
-            "optim": {"rate": 1.5e-3, "warmup": 100},
-            "run": {"minutes": minutes, "batch": 64, "threads": threads, "measurements": 40},
+            "model": {
+                "width": 64,
+                "multipliers": [1, 2, 2],
+                "depth": 1,
+                "patch": 2,
+                "attention_levels": [],
+                "dropout": 0.1,
+            },
+            "optim": {"rate": 3e-3, "warmup": 100, "decay": 0.5},
+            "run": {"minutes": minutes, "batch": 32, "threads": threads, "measurements": 20, "previews": 2},
         },
     )
 
