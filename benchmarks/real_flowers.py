@@ -1,4 +1,4 @@
-"""Acceptance on real pictures: eight kinds of the Oxford 102 flowers at 32 x 32, one CPU run, measured.
+"""Acceptance on real pictures: ten kinds of the Oxford 102 flowers at 32 x 32, one CPU run, measured.
 
     python benchmarks/real_flowers.py --data FLOWERS_ZIP_OR_FOLDER --minutes 55
 
@@ -142,7 +142,7 @@ def _page(
     figures, minutes = facts["figures"], run.config.run.minutes
     ends = f"{last['training']['loss']:.4f} / {last['held-out']['loss']:.4f}"
     judged = f"{accuracy:.1%} (on real held-out pictures it is right for {real:.1%})"
-    return f"""# Real pictures: eight kinds of Oxford flowers at 32 x 32, on a CPU
+    return f"""# Real pictures: {len(rows)} kinds of Oxford flowers at 32 x 32, on a CPU
 
 Command: `python benchmarks/real_flowers.py --data FLOWERS --minutes {minutes:g}` (FLOWERS is a folder or zip file of
 the Oxford 102 data set with one sub-folder for each class).
