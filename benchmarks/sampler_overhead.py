@@ -213,7 +213,7 @@ measured in turn in one run, so ratios mean more than the figures, which belong 
 "kakusan" is the public `kakusan.sample` on a `Denoiser`, with everything it does in a run: the table of levels, the
 network's input scale, the prediction object, the iterator that yields every step. "Bare loop" is the same
 arithmetic written by hand, with all coefficients as Python numbers made beforehand. The peers' own loops do less
-arithmetic where their network takes x_t unscaled. The machine was shared with other work, hence the medians.
+arithmetic where their network takes x_t unscaled.
 
 {table}
 
