@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from kakusan.files import sync_folder, unfinished, write_text
 from kakusan.model_folder import FACTS, CorruptModel, ModelFacts, read_facts, read_tensors, verified, write
 
 if TYPE_CHECKING:
@@ -24,30 +25,6 @@ if TYPE_CHECKING:
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 CONFIG, LATEST, LOCK = "config.toml", "latest", ".lock"
-
-
-def sync_folder(path: Path) -> None:
-    """Make the renames inside a folder survive a power cut, where the system can."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class RunFolder:
@@ -83,7 +60,7 @@ class RunFolder:
         if not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; --out names the folder of a run")
         # What a run that was killed in its first moment may have left.
-        if any(p.name != LOCK and not p.name.endswith(".part") for p in self.path.iterdir()):
+        if set(self.path.iterdir()) - {self.path / LOCK, *unfinished(self.path)}:
             raise ValueError(
                 f"{self.path} is not empty and is not a run of kakusan's; choose another --out, nothing is overwritten"
             )
@@ -107,7 +84,7 @@ class RunFolder:
             for leftover in self.checkpoints.glob(".part-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             for folder in (self.path, self.samples):
-                for file in (*folder.glob(".*.part"), *folder.glob(".*.part.*")):
+                for file in unfinished(folder):
                     file.unlink(missing_ok=True)
         except BaseException:
             lock.close()

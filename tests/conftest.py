@@ -1,6 +1,8 @@
-"""Settings that every test shares: the same numbers in every run, on any number of cores."""
+"""What every test shares: settings that give the same numbers in every run on any number of cores, and small runs."""
 
 import os
+import sys
+from pathlib import Path
 
 # Set before matplotlib is first imported, also in the commands that tests start.
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -12,6 +14,9 @@ from hypothesis import settings
 # Examples are drawn from the test's own name, so a red test is red again; time limits belong to benchmarks.
 settings.register_profile("kakusan", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 settings.load_profile("kakusan")
+
+# For `small_runs`.
+sys.path.insert(0, str(Path(__file__).parent / "train"))
 
 
 def pytest_configure() -> None:
@@ -31,3 +36,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _seeded() -> None:
     """Fresh networks take their first weights from torch's global generator: fix it, so test order does not matter."""
     torch.manual_seed(0)
+
+
+# Sessions that never train do not import what trains, so the fixtures import it themselves.
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two classes of pictures. Tests must not write into it."""
+    import small_runs
+
+    return small_runs.draw_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """A run that has learnt something. Tests must not write into it."""
+    import small_runs
+
+    out = tmp_path_factory.mktemp("runs") / "trained"
+    length = {"steps": 60, "batch": 16, "measurements": 2, "previews": 1, "checkpoints": 2}
+    config = small_runs.settings(pictures, optim={"rate": 5e-3, "warmup": 5}, run=length)
+    small_runs.start(config, out)
+    return out

@@ -12,10 +12,11 @@ from kakusan.choices import build_objective
 from kakusan.config import ObjectiveSettings
 from kakusan.data.spec import DataSpec
 from kakusan.denoiser import Denoiser
+from kakusan.files import write_text
 from kakusan.model_folder import CorruptModel, Model, ModelFacts
 from kakusan.nn import UNet
 from kakusan.parameterizations import V
-from kakusan.run_folder import RunFolder, find_model, read_state, write_text
+from kakusan.run_folder import RunFolder, find_model, read_state
 from kakusan.schedules import Cosine
 
 DATA = DataSpec(channels=1, size=(4, 4), mean=(0.0,), std=(0.5,), mode="L")
@@ -77,7 +78,7 @@ def test_leftovers_of_a_kill_are_cleaned_and_nothing_else(run: RunFolder, model:
     save(run, 1, model)
     (run.checkpoints / ".part-step-00000002-77").mkdir()
     (run.checkpoints / ".part-step-00000002-77" / "weights.safetensors").write_bytes(b"half")
-    (run.path / ".latest.part").write_text("step-000")
+    (run.path / ".0123.part").write_text("step-000")
     (run.samples / ".0123.part.png").write_bytes(b"half")
     (run.path / "notes.txt").write_text("mine")
     run.create("# settings\n").close()
@@ -99,7 +100,7 @@ def test_a_run_killed_in_its_first_moment_can_start(tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
     (out / ".lock").touch()
-    (out / ".config.toml.part").write_text("[da")
+    (out / ".0123456789abcdef.part.toml").write_text("[da")
     RunFolder(out).create("# settings\n").close()
     assert (out / "config.toml").read_text() == "# settings\n"
 
@@ -135,16 +136,3 @@ def test_the_lock_ends_with_its_process(run: RunFolder) -> None:
     command = [sys.executable, "-c", script, str(run.path / ".lock")]
     assert subprocess.run(command, check=False).returncode == -9
     run.create("").close()
-
-
-def test_a_small_file_is_whole_or_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "latest"
-    write_text(file, "one")
-
-    def fail(*_: object) -> None:
-        raise OSError("killed")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="killed"):
-        write_text(file, "two")
-    assert file.read_text() == "one"

@@ -9,6 +9,25 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class ClassNeighbours:
+    """One class: the low percentile of the samples' and of the held-out pictures' distances, and how many there are.
+
+    Of n distances the 5th percentile is about the (n / 20)-th smallest, so below a hundred it says little alone.
+    """
+
+    label: int
+    generated_low: float
+    held_out_low: float
+    generated: int
+    held_out: int
+
+    @property
+    def ratio(self) -> float:
+        """Above 1 the samples are no nearer to the training pictures than new pictures are."""
+        return self.generated_low / max(self.held_out_low, 1e-12)
+
+
+@dataclass(frozen=True)
 class NeighbourReport:
     """Distances to the nearest training picture of the same class.
 
@@ -16,13 +35,13 @@ class NeighbourReport:
         generated: one for each sample.
         held_out: one for each held-out picture.
         percentile: the low end that is compared; copies show there first.
-        by_class: (class, that percentile of the samples, of the held-out pictures).
+        by_class: the same for each class of the samples.
     """
 
     generated: tuple[float, ...]
     held_out: tuple[float, ...]
     percentile: float
-    by_class: tuple[tuple[int, float, float], ...]
+    by_class: tuple[ClassNeighbours, ...]
 
     @property
     def generated_low(self) -> float:
@@ -56,7 +75,7 @@ def nearest_by_class(
     by_class = []
     for label in torch.unique(generated[1]).tolist():
         known = training[0][training[1] == label]
-        lows = []
+        lows, counts = [], []
         for i, (features, labels) in enumerate((generated, held_out)):
             mine = features[labels == label]
             if len(known) == 0 or len(mine) == 0:
@@ -64,7 +83,8 @@ def nearest_by_class(
             nearest = tuple(torch.cdist(mine, known).min(1).values.tolist())
             found[i] += nearest
             lows.append(_quantile(nearest, percentile))
-        by_class.append((int(label), lows[0], lows[1]))
+            counts.append(len(nearest))
+        by_class.append(ClassNeighbours(int(label), lows[0], lows[1], counts[0], counts[1]))
     return NeighbourReport(found[0], found[1], percentile, tuple(by_class))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kakusan.report.files import whole_file
+from kakusan.files import whole_file
 from kakusan.report.pictures import Picture, as_images, show
 
 _SAMPLED = 1 << 18

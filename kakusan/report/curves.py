@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from kakusan.files import write_text
 from kakusan.report import style
-from kakusan.report.files import write_whole
 from kakusan.report.png import save_png
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Chart:
         if suffix not in (".svg", ".png"):
             raise ValueError(f"{path} ends in {suffix!r}; a chart is saved as .svg or .png")
         if suffix == ".svg":
-            write_whole(path, self.svg())
+            write_text(path, self.svg())
         else:
             save_png(self.image(), path)
 
@@ -187,6 +187,39 @@ def nearest_neighbours(
     return _finish(figure, axes, legend_columns=1)
 
 
+def class_neighbours(
+    names: Sequence[str],
+    generated: Sequence[float],
+    held_out: Sequence[float],
+    notes: Sequence[str],
+    *,
+    distance: str,
+    title: str | None = None,
+) -> Chart:
+    """One row for each class, from top to bottom: a distance of its samples beside that of held-out pictures.
+
+    `notes` stand at the right end of the rows. Samples left of the held-out pictures are the ones to look at.
+    """
+    rows = range(len(names))
+    low, new = _column("generated", generated, len(names)), _column("held_out", held_out, len(names))
+    figure, axes = _axes(title, x=distance, y="", height=110 + 22 * len(names))
+    axes.grid(False)
+    axes.hlines(rows, np.minimum(low, new), np.maximum(low, new), color=style.RULE, linewidth=2.0)
+    for values, colour, name in ((new, style.VERMILION, "held out"), (low, style.INDIGO, "samples")):
+        axes.plot(values, rows, "o", color=colour, markersize=6, label=name)
+    axes.set_yticks(rows, names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(left=0.0, right=1.05 * float(np.nanmax([low, new])))
+    beside = style.style_axes(axes.twinx(), size=_SIZE)
+    beside.grid(False)
+    beside.set_ylim(axes.get_ylim())
+    beside.set_yticks(rows, notes)
+    for text in (*axes.get_yticklabels(), *beside.get_yticklabels()):
+        text.set_parse_math(False)
+    axes.tick_params(axis="y", labelcolor=style.INK)
+    return _finish(figure, axes)
+
+
 @contextlib.contextmanager
 def _drawing() -> Iterator[None]:
     """One drawing at a time, since matplotlib reads its options from one process-wide table.
@@ -198,8 +231,8 @@ def _drawing() -> Iterator[None]:
         yield
 
 
-def _axes(title: str | None, *, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = style.figure(_WIDTH, _HEIGHT)
+def _axes(title: str | None, *, x: str, y: str, height: int = _HEIGHT) -> tuple[Figure, Axes]:
+    figure = style.figure(_WIDTH, height)
     axes = figure.add_subplot()
     axes.set_xlabel(x)
     axes.set_ylabel(y)

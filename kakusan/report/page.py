@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
+from kakusan.files import write_text
 from kakusan.report import style
 from kakusan.report.curves import Chart
-from kakusan.report.files import write_whole
 from kakusan.report.pictures import show
 from kakusan.report.svg import inline_svg
 
@@ -136,7 +136,7 @@ class Page:
 
     def write(self, path: str | Path) -> None:
         """Writes the page, whole or not at all."""
-        write_whole(path, self.html())
+        write_text(path, self.html())
 
     def _add(self, kind: str, markup: str) -> Page:
         self._blocks.append((kind, markup))

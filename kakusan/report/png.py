@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from kakusan.report.files import whole_file
+from kakusan.files import whole_file
 from kakusan.report.pictures import gray16
 
 SCHEMA = 1

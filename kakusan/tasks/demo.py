@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ def demo(out: Path, *, minutes: float, seed: int, progress: Progress) -> DemoFig
     pictures = show(pipeline, out, run.training, seed=seed)
     progress.say("measuring the samples ...")
     figures = measure(pipeline, run.training, run.held_out, seed=seed)
+    pictures.append(show_neighbours(figures.neighbours, pipeline.classes, out))
     write_report(run.folder, run.facts(), title="kakusan demo", pictures=pictures, extra=[("Samples", figures.facts())])
     for name, value in figures.facts().items():
         progress.say(f"{name}: {value}")
@@ -109,6 +111,30 @@ def show(pipeline: Pipeline, out: Path, training: Pictures, *, seed: int) -> lis
             "The reverse process: from noise to a picture, with what the network expects at each step.",
         ),
     ]
+
+
+def show_neighbours(report: NeighbourReport, classes: Sequence[str], out: Path) -> tuple[Path, str]:
+    """Write neighbours.png: the distances class by class."""
+    from kakusan.report.curves import class_neighbours
+
+    path, rows = out / "neighbours.png", report.by_class
+    class_neighbours(
+        [classes[row.label] for row in rows],
+        [row.generated_low for row in rows],
+        [row.held_out_low for row in rows],
+        [
+            f"{row.generated_low:.2f} / {row.held_out_low:.2f} = {row.ratio:.2f}   n = {row.generated}, {row.held_out}"
+            for row in rows
+        ],
+        distance=f"{report.percentile:g}th percentile of distances to the nearest training picture",
+    ).save(path)
+    few = min(min(row.generated, row.held_out) for row in rows)
+    return path, (
+        "Does it copy? Unguided samples and held-out pictures, each to the nearest training picture of its class in "
+        "the judge's features; a ratio well below 1 would mean copies. n counts samples and held-out pictures. "
+        f"The {report.percentile:g}th percentile of {few} distances rests on the "
+        f"{int((few - 1) * report.percentile / 100) + 2} smallest: one class alone proves little."
+    )
 
 
 def measure(pipeline: Pipeline, training: Pictures, held_out: Pictures, *, seed: int) -> DemoFigures:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kakusan.run_folder import write_text
+from kakusan.files import write_text
 
 COLUMNS = ("step", "samples", "loss", "gradient_norm", "rate", "images_per_second")
 

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 from kakusan.report import style
-from kakusan.report.curves import _moving_average, _thin, held_out_curve, level_loss, loss_curve, nearest_neighbours
+from kakusan.report.curves import (
+    _moving_average,
+    _thin,
+    class_neighbours,
+    held_out_curve,
+    level_loss,
+    loss_curve,
+    nearest_neighbours,
+)
 
 HOSTILE = '<script>alert(1)</script> & "quoted" $x^2$ 桜'
 RECORDS = [{"step": k, "loss": 1.0 / (k + 1)} for k in range(1000)] + [{"step": 500, "held_out_loss": 0.3}]
@@ -26,10 +34,11 @@ def charts(title):
         level_loss(levels, floor / 2, floor, floor / 1.5, title=title),
         nearest_neighbours([1.0, 2.0, 3.0], [2.0, math.nan, 4.0], title=title),
         nearest_neighbours([1.0], [1.0], title=title),
+        class_neighbours([str(k) for k in range(8)], [1.0] * 8, [2.0] * 8, ["x"] * 8, distance="d", title=title),
     ]
 
 
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize("index", range(7))
 def test_every_chart_is_sound_svg_and_a_picture(index):
     chart = charts(HOSTILE)[index]
     svg = chart.svg()
@@ -39,7 +48,7 @@ def test_every_chart_is_sound_svg_and_a_picture(index):
     texts = [t.text or "" for t in root.iter("{http://www.w3.org/2000/svg}text")]
     assert HOSTILE in texts
     image = chart.image(scale=2)
-    assert image.size == (1040, 580)
+    assert image.size == (1040, 572 if index == 6 else 580)
     assert image.mode == "RGB"
     edge = np.concatenate([np.asarray(image)[[0, -1]].reshape(-1, 3), np.asarray(image)[:, [0, -1]].reshape(-1, 3)])
     assert (edge == style.rgb(style.PAPER)).all(), "something is cut off at the edge"
@@ -131,9 +140,23 @@ def test_the_best_held_out_point_and_the_percentiles_are_named():
     ]
 
 
+def test_a_row_shows_its_class_as_it_is_called_and_both_distances():
+    names = ["rose", "$\\broken_$", "morning glory"]
+    chart = class_neighbours(names, [1.0, 2.0, math.nan], [2.0, 1.5, 1.0], ["a", "b", "c"], distance="d")
+    left, right = chart.figure.axes
+    chart.image()
+    assert [t.get_text() for t in left.get_yticklabels()] == names
+    assert [t.get_text() for t in right.get_yticklabels()] == ["a", "b", "c"]
+    assert left.get_ylim() == right.get_ylim() == (2.5, -0.5)
+    drawn = {line.get_label(): line.get_xdata().tolist() for line in left.lines}
+    assert drawn["samples"][:2] == [1.0, 2.0]
+    assert drawn["held out"] == [2.0, 1.5, 1.0]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: class_neighbours(["a"], [1], [1, 2], [""], distance="d"), "held_out has 2 values; expected 1"),
         (lambda: loss_curve([]), "no loss to draw"),
         (lambda: held_out_curve([1, 2], None, [1]), "held_out has 1 values; expected 2"),
         (lambda: held_out_curve([], None, []), "at least one number"),

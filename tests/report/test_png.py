@@ -2,8 +2,6 @@ import contextlib
 import json
 import os
 import struct
-import subprocess
-import sys
 import zlib
 
 import numpy as np
@@ -13,7 +11,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from kakusan.report.files import whole_file, write_whole
 from kakusan.report.png import MAX_TEXT, parameters_text, read_pixels, read_record, save_png
 
 RECORD = {
@@ -251,25 +248,6 @@ def test_folders_are_made_and_permissions_are_the_users(tmp_path):
     (tmp_path / "plain").write_text("")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert read_record(path) == RECORD
-
-
-def test_a_killed_writer_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.txt"
-    write_whole(path, "old")
-    code = (
-        "import os, signal, sys\nfrom kakusan.report.files import whole_file\n"
-        "with whole_file(sys.argv[1]) as temporary:\n"
-        "    temporary.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=60)
-    assert path.read_text() == "old"
-
-
-def test_whole_file_keeps_the_suffix(tmp_path):
-    with whole_file(tmp_path / "a.gif") as temporary:
-        assert temporary.suffix == ".gif"
-        temporary.write_bytes(b"x")
-    assert (tmp_path / "a.gif").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

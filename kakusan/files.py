@@ -29,7 +29,26 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def write_whole(path: str | Path, content: bytes | str) -> None:
-    """Writes `content` (text as UTF-8) to `path` through `whole_file`."""
+def write_text(path: str | Path, text: str) -> None:
+    """Writes `text` as UTF-8 to `path`, whole or not at all."""
     with whole_file(path) as temporary:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        temporary.write_bytes(text.encode("utf-8"))
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """What writers killed in `folder` left there."""
+    return list(folder.glob(".*.part*"))
+
+
+def sync_folder(path: Path) -> None:
+    """Make the renames inside a folder survive a power cut, where the system can."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
