@@ -210,7 +210,7 @@ Microseconds a step, least of many runs (median in brackets), one CPU thread, {s
 linear table of 1000 steps. The network is the identity, and its own call is subtracted. All columns of a row were
 measured in turn in one run, so ratios mean more than the figures, which belong to one machine.
 
-"kakusan" is the public `kakusan.sample` on a `Denoiser`, with everything it does in a run: the table of levels, the
+"kakusan" is the public `kakusan.sample` on a `Denoiser`, with everything it does in a run: looking up the levels, the
 network's input scale, the prediction object, the iterator that yields every step. "Bare loop" is the same
 arithmetic written by hand, with all coefficients as Python numbers made beforehand. The peers' own loops do less
 arithmetic where their network takes x_t unscaled.
@@ -223,8 +223,10 @@ and 2.1 times the bare loop; the second decides the exit status. Versions: {vers
 
 What keeps it low: `x_s` is written straight from the network's output (`Prediction.towards_x0`)
 and x0 is only formed if someone asks; factors go into kernels as the `alpha` of an addition or as 0-d tensors, since
-torch on the CPU needs twice as long to multiply by a Python number; coefficients are kept between runs of one denoiser;
-gradients are switched off once a run, not once a step; the per-step records are plain dataclasses, not frozen ones.
+torch on the CPU needs twice as long to multiply by a Python number; coefficients are kept between runs of one denoiser,
+and the levels of a grid between runs on one frozen schedule, so the least of many runs does not make that table: the
+first run on a grid does, in about a quarter of a millisecond; gradients are switched off once a run, not once a step;
+the per-step records are plain dataclasses, not frozen ones.
 The bare loop has neither of the first two, which is why it can be slower: it is a yardstick, not a floor.
 """
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -52,11 +54,24 @@ class Level:
         return self.sigma / self.alpha
 
 
-def tabulate(schedule: NoiseSchedule, grid: Tensor) -> list[Level]:
-    """The levels of a 1-D grid of times, computed once."""
-    wide = grid.to(torch.float64)
-    columns = (wide, schedule.alpha(wide), schedule.sigma(wide), schedule.log_snr(wide))
-    return [Level(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+def tabulate(schedule: NoiseSchedule, grid: Tensor) -> tuple[Level, ...]:
+    """The levels of a 1-D grid of times; those of a frozen schedule are kept for the next run on the same grid."""
+    times = tuple(grid.to(torch.float64).tolist())
+    parameters = getattr(schedule, "__dataclass_params__", None)
+    if parameters is not None and parameters.frozen and not schedule.learnable:
+        # A frozen dataclass that holds a list has no hash.
+        with suppress(TypeError):
+            return _kept_levels(schedule, times)
+    return _levels(schedule, times)
+
+
+def _levels(schedule: NoiseSchedule, times: tuple[float, ...]) -> tuple[Level, ...]:
+    wide = torch.tensor(times, dtype=torch.float64)
+    columns = (times, *(f(wide).tolist() for f in (schedule.alpha, schedule.sigma, schedule.log_snr)))
+    return tuple(Level(*row) for row in zip(*columns, strict=True))
+
+
+_kept_levels = lru_cache(maxsize=64)(_levels)
 
 
 # On the CPU torch wraps a Python number into a tensor and converts it in every call, which costs as much as a small
@@ -74,6 +89,9 @@ def scaled(x: Tensor, factor: Scalar) -> Tensor:
 
 def blend(x: Tensor, x_factor: Scalar, y: Tensor, y_factor: Scalar) -> Tensor:
     """x_factor * x + y_factor * y in x's dtype, a new tensor: two passes over memory where the factors are numbers."""
+    # Without the two calls below: it runs in every step.
+    if isinstance(x_factor, float) and isinstance(y_factor, float) and x.is_cpu and x.dtype in _ZEROS:
+        return torch.add(_ZEROS[x.dtype], x, alpha=x_factor).add_(y, alpha=y_factor)
     return add_scaled(scaled(x, x_factor), y, y_factor)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeAlias
 
 import torch
@@ -129,11 +129,11 @@ def sample_iter(
     if cond is not None:
         cond = cond.expand(size[0])
     state = State(num_steps=len(levels) - 1)
-    for index in range(len(levels) - 1):
-        level_t, level_s = levels[index], levels[index + 1]
-        # Around each step and not around the yield, which would switch gradients off for whoever watches.
-        with nullcontext() if not torch.is_grad_enabled() else torch.no_grad():
-            x_next, state = sampler.step(denoiser, x, level_t, level_s, cond, state, StepNoise(numbers, index, x))
+    # Around each step and not around the yield, which would switch gradients off for whoever watches.
+    step, quiet_step = sampler.step, torch.no_grad()(sampler.step)
+    for index, (level_t, level_s) in enumerate(pairwise(levels)):
+        move = quiet_step if torch.is_grad_enabled() else step
+        x_next, state = move(denoiser, x, level_t, level_s, cond, state, StepNoise(numbers, index, x))
         yield Step(index, level_t, level_s, x, x_next, state.prediction)
         x = x_next
 
