@@ -8,12 +8,25 @@ from typing import Any, TypeVar
 from torch import nn
 
 from kakusan import schedules as s
+from kakusan.bound_objectives import Hybrid, Variational
 from kakusan.conditioning import ClassLabels
 from kakusan.config import ModelSettings, ObjectiveSettings, TrainConfig
+from kakusan.couplings import Coupling, Independent, MinibatchTransport
 from kakusan.data.spec import DataSpec
 from kakusan.denoiser import Denoiser
+from kakusan.learned_schedule import LearnedSchedule
+from kakusan.likelihood.decoders import Categorical
 from kakusan.model_folder import Model
-from kakusan.nn import ConvNeXtBlocks, LinearAttention, Patched, ResidualBlocks, SoftmaxAttention, UNet
+from kakusan.nn import (
+    ConvNeXtBlocks,
+    FourierFeatures,
+    LinearAttention,
+    Patched,
+    ResidualBlocks,
+    SoftmaxAttention,
+    UNet,
+    level_frequencies,
+)
 from kakusan.objectives import (
     Absolute,
     Distance,
@@ -23,6 +36,7 @@ from kakusan.objectives import (
     MinSnr,
     Objective,
     PseudoHuber,
+    ScoreMatching,
     SigmoidWeight,
     Simple,
     SimpleV,
@@ -32,7 +46,15 @@ from kakusan.objectives import (
 from kakusan.parameterizations import X0, Edm, Eps, Parameterization, Score, V, Velocity
 from kakusan.schedule_wrappers import Shifted, ZeroTerminalSnr
 from kakusan.specs import suggestion
-from kakusan.time_samplers import LogitNormal, LogNormalSigma, Stratified, TimeSampler, Uniform
+from kakusan.time_samplers import (
+    Discrete,
+    LogitNormal,
+    LogNormalSigma,
+    Stratified,
+    TimeSampler,
+    Uniform,
+    UniformLogSnr,
+)
 
 T = TypeVar("T")
 
@@ -51,9 +73,15 @@ SCHEDULES: dict[str, s.NoiseSchedule] = {
 }
 TIMES: dict[str, TimeSampler] = {
     "uniform": Uniform(),
+    "log-snr": UniformLogSnr(),
     "logit-normal": LogitNormal(),
     "log-normal-sigma": LogNormalSigma(),
+    "discrete": Discrete(),
 }
+VARIANCES = {"fixed": False, "learned": True}
+LOSSES = {"weighted": Objective, "hybrid": Hybrid, "variational": Variational}
+LEARNED = "learned"
+COUPLINGS: dict[str, Coupling] = {"independent": Independent(), "transport": MinibatchTransport()}
 DISTANCES: dict[str, Distance] = {"squared": Squared(), "absolute": Absolute(), "pseudo-huber": PseudoHuber()}
 BLOCKS = {"residual": ResidualBlocks(), "convnext": ConvNeXtBlocks()}
 ATTENTION = {"softmax": SoftmaxAttention(), "linear": LinearAttention()}
@@ -78,6 +106,8 @@ def weightings(sigma_data: float) -> dict[str, Weighting]:
         "simple-v": SimpleV(),
         "flow-matching": FlowMatching(),
         "elbo": Elbo(),
+        "score-matching": ScoreMatching(),
+        "score-matching-likelihood": ScoreMatching(likelihood=True),
         "sigmoid": SigmoidWeight(),
         "min-snr": MinSnr(),
         "edm": EdmWeight(sigma_data=sigma_data),
@@ -95,25 +125,52 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
     return table[name]
 
 
-def build_schedule(settings: ModelSettings) -> s.NoiseSchedule:
-    """The schedule that the settings name."""
-    inner = choose(SCHEDULES, settings.schedule, "schedule")
-    return inner if settings.shift == 1.0 else Shifted(inner, settings.shift)
+def build_schedule(settings: ModelSettings, spec: DataSpec | None = None) -> s.NoiseSchedule:
+    """The schedule that the settings name; a learned one is new for every model and starts from its data."""
+    if settings.schedule != LEARNED:
+        inner = choose({LEARNED: s.Cosine(), **SCHEDULES}, settings.schedule, "schedule")
+        return inner if settings.shift == 1.0 else Shifted(inner, settings.shift)
+    if settings.shift != 1.0:
+        raise ValueError("a learned schedule finds its own place; leave shift at 1")
+    return LearnedSchedule() if spec is None else LearnedSchedule(high=Categorical.for_data(spec).start_log_snr(13.3))
 
 
-def build_model(settings: ModelSettings, spec: DataSpec, *, condition_width: int | None = None) -> Model:
+def build_model(
+    settings: ModelSettings, spec: DataSpec, *, condition_width: int | None = None, coupling: str = "independent"
+) -> Model:
     """A fresh model for these data."""
     conditional = settings.conditional and bool(spec.classes)
     width = (condition_width or 2 * settings.width) if conditional else 0
     derived: dict[str, Any] = {"multipliers": settings.multipliers} if settings.multipliers else {}
     if settings.attention_levels is not None:
         derived["attention_levels"] = settings.attention_levels
+    backbone = build_backbone(settings, spec, condition_width=width, **derived)
+    denoiser = Denoiser(
+        backbone,
+        build_schedule(settings, spec),
+        choose(parameterizations(spec.sigma_data), settings.parameterization, "parameterization"),
+        sigma_data=spec.sigma_data,
+        independent_noise=choose(COUPLINGS, coupling, "coupling").independent,
+        learned_variance=choose(VARIANCES, settings.variance, "kind of variance"),
+    )
+    conditioner = (
+        ClassLabels(classes=spec.classes, width=width, dropout=settings.condition_dropout) if conditional else None
+    )
+    return Model(denoiser, conditioner)
+
+
+def build_backbone(settings: ModelSettings, spec: DataSpec, *, condition_width: int, **derived: Any) -> nn.Module:
+    """The network that the settings describe."""
     patch = settings.patch
+    cells = patch ** len(spec.size)
+    outputs = spec.channels * (2 if choose(VARIANCES, settings.variance, "kind of variance") else 1)
+    frequencies = level_frequencies(Categorical.for_data(spec).levels, spec.sigma_data) if settings.fourier else ()
     backbone: nn.Module = UNet.for_data(
-        spec.channels * patch ** len(spec.size),
+        spec.channels * (1 + 2 * len(frequencies)) * cells,
         [-(-side // patch) for side in spec.size],
+        out_channels=outputs * cells,
         width=settings.width,
-        condition_width=width,
+        condition_width=condition_width,
         depth=settings.depth,
         blocks=choose(BLOCKS, settings.blocks, "kind of block"),
         attention=choose(ATTENTION, settings.attention, "kind of attention"),
@@ -122,26 +179,23 @@ def build_model(settings: ModelSettings, spec: DataSpec, *, condition_width: int
     )
     if patch > 1:
         backbone = Patched(backbone=backbone, patch=patch)
-    denoiser = Denoiser(
-        backbone,
-        build_schedule(settings),
-        choose(parameterizations(spec.sigma_data), settings.parameterization, "parameterization"),
-        sigma_data=spec.sigma_data,
-    )
-    conditioner = (
-        ClassLabels(classes=spec.classes, width=width, dropout=settings.condition_dropout) if conditional else None
-    )
-    return Model(denoiser, conditioner)
+    return FourierFeatures(backbone=backbone, frequencies=frequencies) if frequencies else backbone
 
 
 def build_objective(settings: ObjectiveSettings, spec: DataSpec) -> Objective:
     """The objective that the settings name."""
     times = choose(TIMES, settings.times, "density of times")
-    return Objective(
-        Stratified(times) if settings.stratified else times,
-        choose(weightings(spec.sigma_data), settings.weighting, "weighting"),
-        choose(DISTANCES, settings.distance, "distance"),
-    )
+    parts: dict[str, Any] = {
+        "time_sampler": Stratified(times) if settings.stratified else times,
+        "weighting": choose(weightings(spec.sigma_data), settings.weighting, "weighting"),
+        "distance": choose(DISTANCES, settings.distance, "distance"),
+        "coupling": choose(COUPLINGS, settings.coupling, "coupling"),
+    }
+    kind = choose(LOSSES, settings.loss, "loss")
+    if kind is Variational:
+        # The bound has its own weight, and only squared errors are its.
+        parts = {**parts, "weighting": Elbo(), "distance": Squared(), "decoder": Categorical.for_data(spec)}
+    return kind(**parts)
 
 
 def check(config: TrainConfig) -> None:
@@ -151,5 +205,15 @@ def check(config: TrainConfig) -> None:
     choose(weightings(0.5), config.objective.weighting, "weighting")
     choose(TIMES, config.objective.times, "density of times")
     choose(DISTANCES, config.objective.distance, "distance")
+    choose(COUPLINGS, config.objective.coupling, "coupling")
+    choose(LOSSES, config.objective.loss, "loss")
+    learned = choose(VARIANCES, config.model.variance, "kind of variance")
+    if learned != (config.objective.loss == "hybrid"):
+        raise ValueError(
+            "a learned variance and the loss hybrid go together; got "
+            f"variance = {config.model.variance} and loss = {config.objective.loss}"
+        )
+    if config.model.schedule == LEARNED and config.objective.loss != "variational":
+        raise ValueError("a learned schedule is trained by the bound: set loss = variational")
     choose(BLOCKS, config.model.blocks, "kind of block")
     choose(ATTENTION, config.model.attention, "kind of attention")

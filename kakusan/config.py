@@ -73,9 +73,11 @@ class ModelSettings:
         attention: softmax or linear.
         patch: side of the patches that the network sees as one position; 2 makes it about four times as fast.
         dropout: inside the blocks.
-        schedule: noise schedule (cosine, vp, rectified, karras, ...).
+        schedule: noise schedule (cosine, vp, rectified, karras, ..., or learned).
         shift: SNR shift of the schedule; above 1 for large pictures.
         parameterization: what the network predicts (v, eps, x0, velocity, edm, score).
+        variance: fixed, or learned (the variance of a reverse step; needs the loss hybrid).
+        fourier: give the network waves of its input, which likelihoods of fine levels gain from.
         conditional: use the classes of the data as conditions, when it has any.
         condition_dropout: how often the class is dropped in training; 0 makes guidance impossible.
     """
@@ -91,6 +93,8 @@ class ModelSettings:
     schedule: str = "cosine"
     shift: float = 1.0
     parameterization: str = "v"
+    variance: str = "fixed"
+    fourier: bool = False
     conditional: bool = True
     condition_dropout: float = 0.1
 
@@ -100,16 +104,21 @@ class ObjectiveSettings:
     """What training minimises.
 
     Args:
-        times: density of training times (uniform, logit-normal, log-normal-sigma).
+        times: density of training times (uniform, log-snr, logit-normal, log-normal-sigma, discrete).
         stratified: spread the times of neighbouring samples evenly.
-        weighting: simple, simple-v, flow-matching, elbo, sigmoid, min-snr or edm.
+        weighting: simple, simple-v, flow-matching, score-matching, elbo, sigmoid, min-snr or edm.
         distance: squared, absolute or pseudo-huber.
+        loss: weighted (the error, weighted), hybrid (also the bound of the chain, for a learned variance) or
+            variational (the continuous bound itself, in nats/dim).
+        coupling: which noise goes with which sample (independent, transport).
     """
 
     times: str = "uniform"
     stratified: bool = True
     weighting: str = "simple-v"
     distance: str = "squared"
+    loss: str = "weighted"
+    coupling: str = "independent"
 
 
 @dataclass(frozen=True)

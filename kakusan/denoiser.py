@@ -19,6 +19,7 @@ from kakusan.levels import Level, Scalar, blend, scaled
 from kakusan.parameterizations import Parameterization
 from kakusan.schedules import MAX_LOG_SNR, NoiseSchedule, expand
 from kakusan.specs import register
+from kakusan.transitions import log_variance_between
 
 
 class Backbone(Protocol):
@@ -72,12 +73,15 @@ class Coefficients:
 class Prediction:
     """What a denoiser says of x_t: x0 and eps with alpha x0 + sigma eps = x_t, the rest derived when asked for."""
 
-    __slots__ = ("_coefficients", "_eps", "_output", "_x0", "_x_t", "denoiser", "level")
+    __slots__ = ("_beside", "_coefficients", "_eps", "_output", "_x0", "_x_t", "denoiser", "level")
 
     def __init__(
         self, denoiser: BaseDenoiser, level: Level, x_t: Tensor, output: Tensor, coefficients: Coefficients
     ) -> None:
         self.denoiser, self.level = denoiser, level
+        self._beside: Tensor | None = None
+        if denoiser.learned_variance:
+            output, self._beside = denoiser.split(output)
         self._x_t, self._output, self._coefficients = x_t, output, coefficients
         self._x0: Tensor | None = None
         self._eps: Tensor | None = None
@@ -102,6 +106,15 @@ class Prediction:
             c = self._coefficients
             self._eps = blend(self._x_t, c.eps_x, self._output, c.eps_f)
         return self._eps
+
+    def step_log_variance(self, level_s: Level, lowest: Scalar | None = None) -> Tensor | None:
+        """log of the learned variance of x_s given x_t (B, C, *spatial); None when the model has none.
+
+        `lowest` stands in for the posterior's variance where x_s is data (`transitions.log_variance_between`).
+        """
+        if self._beside is None:
+            return None
+        return log_variance_between(variance_fraction(self._beside), self.level, level_s, lowest)
 
     @property
     def v(self) -> Tensor:
@@ -133,12 +146,18 @@ class Prediction:
         return alpha_prime * self.x0 + sigma_prime * self.eps
 
 
+def variance_fraction(output: Tensor) -> Tensor:
+    """Where between posterior variance (0) and beta (1) an output stands; a fresh network, which says 0, halfway."""
+    return (0.5 * (output + 1.0)).clamp(0.0, 1.0)
+
+
 class BaseDenoiser(nn.Module):
     """What samplers, guidance and oracles rely on."""
 
     schedule: NoiseSchedule
     sigma_data: float
     independent_noise: bool = True
+    learned_variance: bool = False
 
     def forward(self, x_t: Tensor, t: Level | Tensor | float, cond: Condition | None = None) -> Prediction:
         """Predict from x_t (B, C, *spatial) at t: a `Level`, a number, () or (B,).
@@ -151,7 +170,13 @@ class BaseDenoiser(nn.Module):
 
     @abstractmethod
     def output(self, x_t: Tensor, level: Level, cond: Condition | None) -> Tensor:
-        """The raw output F (B, C, *spatial), which guidance mixes."""
+        """The raw output F (B, C, *spatial), which guidance mixes; twice the channels with learned variance."""
+
+    @staticmethod
+    def split(output: Tensor) -> tuple[Tensor, Tensor]:
+        """The output of a model with learned variance (B, 2 C, *spatial): F and what says the variance."""
+        first, second = output.chunk(2, dim=1)
+        return first, second
 
     @abstractmethod
     def coefficients(self, level: Level, x_t: Tensor) -> Coefficients:
@@ -168,6 +193,8 @@ class Denoiser(BaseDenoiser):
         sigma_data: root mean square of the data, for c_in = 1 / sqrt(alpha^2 sigma_data^2 + sigma^2).
         noise_map: how the network is told the log-SNR.
         independent_noise: False when training pairs noise with data (`.score` and stochastic samplers then refuse).
+        learned_variance: the backbone has twice the channels of x, the second half for the variance of a reverse step
+            (Nichol & Dhariwal 2021).
 
     Raises:
         ValueError: the output would say nothing at an end of the schedule (eps on a zero-terminal-SNR schedule).
@@ -182,21 +209,38 @@ class Denoiser(BaseDenoiser):
         sigma_data: float = 0.5,
         noise_map: NoiseMap | None = None,
         independent_noise: bool = True,
+        learned_variance: bool = False,
     ) -> None:
         super().__init__()
         if sigma_data <= 0.0:
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
         parameterization.check(schedule)
         self.backbone = backbone
-        self.schedule = self.trained_schedule = schedule
+        self.schedule = schedule
+        # In a tuple, so that a learnable schedule is not registered as a second module with the same parameters.
+        self._trained = (schedule,)
         self.parameterization = parameterization
         self.sigma_data = sigma_data
         self.noise_map = noise_map if noise_map is not None else LogSnrMap()
         self.independent_noise = independent_noise
+        self.learned_variance = learned_variance
         self._table: dict[tuple[float, torch.device, torch.dtype], Coefficients] = {}
 
-    def output(self, x_t: Tensor, level: Level, cond: Condition | None) -> Tensor:
+    @property
+    def trained_schedule(self) -> NoiseSchedule:
+        """The path the network was trained on, whatever path it is sampled on."""
+        return self._trained[0]
+
+    def forward(self, x_t: Tensor, t: Level | Tensor | float, cond: Condition | None = None) -> Prediction:
+        # As the base does it, but the coefficients are looked up once.
+        level = t if isinstance(t, Level) else Level.of(self.schedule, t, x_t)
         c = self.coefficients(level, x_t)
+        return Prediction(self, level, x_t, self._evaluate(x_t, c, cond), c)
+
+    def output(self, x_t: Tensor, level: Level, cond: Condition | None) -> Tensor:
+        return self._evaluate(x_t, self.coefficients(level, x_t), cond)
+
+    def _evaluate(self, x_t: Tensor, c: Coefficients, cond: Condition | None) -> Tensor:
         output = self.backbone(x_t * c.c_in, c.c_noise, cond)
         return output if output.dtype == x_t.dtype else output.to(x_t.dtype)
 
@@ -206,9 +250,12 @@ class Denoiser(BaseDenoiser):
         key = (level.t, x_t.device, x_t.dtype)
         found = self._table.get(key)
         if found is None:
-            if len(self._table) > 4096:
-                self._table.clear()
-            found = self._table[key] = self._coefficients(level, x_t)
+            found = self._coefficients(level, x_t)
+            # What training changes is never kept.
+            if not (self.schedule.learnable or self.trained_schedule.learnable):
+                if len(self._table) > 4096:
+                    self._table.clear()
+                self._table[key] = found
         return found
 
     def _coefficients(self, level: Level, x_t: Tensor) -> Coefficients:
@@ -230,7 +277,7 @@ class Denoiser(BaseDenoiser):
         c_in = scale / (alpha**2 * self.sigma_data**2 + sigma**2).sqrt()
         values = (c_in, scale * b / det, -sigma / det, -scale * a / det, alpha / det)
         several = isinstance(level.t, Tensor)
-        numbers: list[Scalar] = [expand(value, x_t) if several else float(value) for value in values]
+        numbers: list[Scalar] = [expand(value, x_t) if several else float(value.detach()) for value in values]
         if not several and x_t.dtype in (torch.float32, torch.float64):
             # torch multiplies by a 0-d tensor of the same dtype twice as fast as by a Python number.
             numbers[0] = torch.tensor(numbers[0], dtype=x_t.dtype)

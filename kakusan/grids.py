@@ -121,6 +121,49 @@ def log_snr(schedule: NoiseSchedule, num_steps: int, *, start: float | None = No
     return _in_noise(schedule, num_steps, start, end, between)
 
 
+def discrete(
+    schedule: NoiseSchedule,
+    num_steps: int,
+    *,
+    chain: int = 1000,
+    start: float | None = None,
+    end: float | None = None,
+) -> Tensor:
+    """A sub-sequence of the steps i / chain of a discrete process, as even as whole numbers allow (DDIM, section 4.2).
+
+    Raises:
+        ValueError: more steps are asked for than the chain has there.
+    """
+    first, last = _ends(schedule, num_steps, start, end)
+    lowest = math.ceil(schedule.t_min * chain - 1e-9) / chain
+
+    def between(low: float, count: int) -> Tensor:
+        span = abs(first - low) * chain
+        if span < count * (1.0 - 1e-9):
+            raise ValueError(f"a chain of {chain} steps has {math.floor(span)} of them there, {count} were asked for")
+        # Steps are at least one apart here, so rounding brings no two of them together.
+        return torch.linspace(first * chain, low * chain, count + 1, dtype=torch.float64).round() / chain
+
+    grid = between(last, num_steps)
+    if last == 0.0 and first > lowest and num_steps > 1 and float(grid[-2]) < lowest:
+        # A network is not evaluated below t_min: stop there, then jump to data.
+        grid = torch.cat([between(lowest, num_steps - 1), grid.new_zeros(1)])
+    grid[0], grid[-1] = first, last
+    return grid
+
+
+def subsequence(steps: Sequence[int], chain: int = 1000) -> Tensor:
+    """Any sub-sequence tau of the steps 1 ... chain (DDIM, section 4.2), in any order given; sampling ends at data.
+
+    Raises:
+        ValueError: no steps, a step twice or outside 1 ... chain.
+    """
+    falling = sorted(steps, reverse=True)
+    if not falling or falling[-1] < 1 or falling[0] > chain or len(set(falling)) != len(falling):
+        raise ValueError(f"a sub-sequence holds different whole numbers from 1 to {chain}, got {list(steps)[:8]}")
+    return explicit([*(step / chain for step in falling), 0.0])
+
+
 def explicit(times: Sequence[float] | Tensor) -> Tensor:
     """A grid from a list of times in [0, 1], strictly falling or strictly rising.
 
@@ -140,4 +183,10 @@ def explicit(times: Sequence[float] | Tensor) -> Tensor:
     return grid
 
 
-GRIDS: dict[str, Grid] = {"uniform": uniform, "quadratic": quadratic, "karras": karras, "log-snr": log_snr}
+GRIDS: dict[str, Grid] = {
+    "uniform": uniform,
+    "quadratic": quadratic,
+    "karras": karras,
+    "log-snr": log_snr,
+    "discrete": discrete,
+}

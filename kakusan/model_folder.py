@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 # For what they register: a file names types, and whoever reads it must know them all.
+import kakusan.bound_objectives
+import kakusan.learned_schedule
 import kakusan.nn
 import kakusan.schedule_wrappers
 import kakusan.time_samplers  # noqa: F401
@@ -82,6 +84,7 @@ def describe(model: Model, facts: ModelFacts) -> dict[str, Any]:
             "sigma_data": denoiser.sigma_data,
             "noise_map": to_spec(denoiser.noise_map),
             "independent_noise": denoiser.independent_noise,
+            "learned_variance": denoiser.learned_variance,
         },
         "conditioner": None if model.conditioner is None else to_spec(model.conditioner),
         "data": to_spec(facts.data),
@@ -101,6 +104,7 @@ def build(description: Mapping[str, Any]) -> tuple[Model, ModelFacts]:
         sigma_data=float(part["sigma_data"]),
         noise_map=from_spec(part["noise_map"], NoiseMap),
         independent_noise=bool(part["independent_noise"]),
+        learned_variance=bool(part.get("learned_variance", False)),
     )
     given = description["conditioner"]
     model = Model(denoiser, None if given is None else from_spec(given, Conditioner))

@@ -31,6 +31,11 @@ class Stream(IntEnum):
     AUGMENT = 5
     HELD_OUT = 6
     STRATUM = 7
+    SOURCE = 8
+    BOUND_TIME = 9
+    BOUND_NOISE = 10
+    PROBE = 11
+    DEQUANTISE = 12
     RESERVED_FOR_TESTS = 255
 
 

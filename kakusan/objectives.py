@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from kakusan.conditioning import Condition
+from kakusan.couplings import Coupling, Independent, TrainingNoise
 from kakusan.denoiser import Denoiser
 from kakusan.levels import Level
-from kakusan.noise import Stream, normal
 from kakusan.schedules import NoiseSchedule, expand
 from kakusan.specs import register
 from kakusan.time_samplers import TimeSampler, Uniform
@@ -25,9 +25,12 @@ from kakusan.time_samplers import TimeSampler, Uniform
 class Weighting(ABC):
     """Weight of the squared x0 error at t."""
 
+    uses_density: bool = False
+    """Whether the weight depends on the density of the times: where not, none is computed."""
+
     @abstractmethod
     def weight(self, schedule: NoiseSchedule, t: Tensor, density: Tensor) -> Tensor:
-        """(B,) for times t (B,) drawn with this density (B,)."""
+        """(B,) for times t (B,) drawn with this density (B,); the density is ignored unless `uses_density`."""
 
 
 @register
@@ -63,8 +66,28 @@ class FlowMatching(Weighting):
 class Elbo(Weighting):
     """The variational bound (Kingma et al. 2021): |dSNR/dt| / (2 p(t))."""
 
+    uses_density = True
+
     def weight(self, schedule: NoiseSchedule, t: Tensor, density: Tensor) -> Tensor:
         return -schedule.log_snr_prime(t) * schedule.log_snr(t).exp() / (2.0 * density)
+
+
+@register
+@dataclass(frozen=True)
+class ScoreMatching(Weighting):
+    """Denoising score matching (Vincent 2011; Song et al. 2021, arXiv 2011.13456, eq. 7): lambda(t) on the score error.
+
+    Args:
+        likelihood: lambda = g^2, the diffusion coefficient of the SDE, whose loss bounds the likelihood (Song et al.
+            2021, arXiv 2101.09258, theorem 1), in place of lambda = sigma^2, which makes all noise levels equal.
+    """
+
+    likelihood: bool = False
+
+    def weight(self, schedule: NoiseSchedule, t: Tensor, density: Tensor) -> Tensor:
+        # The score is -eps / sigma and |eps error|^2 = SNR |x0 error|^2; g^2 = -sigma^2 d log-SNR / dt.
+        snr = schedule.log_snr(t).exp()
+        return -schedule.log_snr_prime(t) * snr if self.likelihood else snr
 
 
 @register
@@ -73,6 +96,7 @@ class SigmoidWeight(Weighting):
     """The bound's weight times sigmoid(bias - log-SNR) (Kingma & Gao 2023, arXiv 2303.00848; Hoogeboom et al. 2024)."""
 
     bias: float = 0.0
+    uses_density = True
 
     def weight(self, schedule: NoiseSchedule, t: Tensor, density: Tensor) -> Tensor:
         return Elbo().weight(schedule, t, density) * torch.sigmoid(self.bias - schedule.log_snr(t))
@@ -142,20 +166,6 @@ class PseudoHuber(Distance):
 
 
 @dataclass(frozen=True)
-class TrainingNoise:
-    """The randomness of a training batch: keyed by the run's seed and each sample's number in the order of training."""
-
-    seed: int
-    numbers: Tensor
-    stream: Stream = Stream.TRAINING_NOISE
-
-    def eps(self, like: Tensor) -> Tensor:
-        """Standard normal of the shape of `like` (B, C, *spatial)."""
-        seeds = torch.full_like(self.numbers, self.seed)
-        return normal(seeds, self.stream, self.numbers, shape=like.shape[1:], dtype=like.dtype, device=like.device)
-
-
-@dataclass(frozen=True)
 class LossTerms:
     """Per-sample values (B,): the loss, the mean squared x0 error, and the time."""
 
@@ -173,32 +183,66 @@ class Objective:
         time_sampler: at which times.
         weighting: of the squared x0 error.
         distance: of the network's output; the weight that a squared distance would get multiplies any of them.
+        coupling: which noise is paired with which sample.
     """
 
     time_sampler: TimeSampler = field(default_factory=Uniform)
     weighting: Weighting = field(default_factory=SimpleV)
     distance: Distance = field(default_factory=Squared)
+    coupling: Coupling = field(default_factory=Independent)
 
     def __call__(self, denoiser: Denoiser, x0: Tensor, cond: Condition | None, noise: TrainingNoise) -> Tensor:
         """Loss (B,) of x0 (B, C, *spatial)."""
         t = self.time_sampler.draw(denoiser.schedule, noise.seed, noise.numbers)
-        return self.terms(denoiser, x0, cond, t, noise.eps(x0)).loss
+        return self.terms(denoiser, x0, cond, t, self.coupling.eps(x0, noise)).loss
 
     def terms(self, denoiser: Denoiser, x0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> LossTerms:
         """The loss at chosen times t (B,) and noise (B, C, *spatial), with what logs need."""
+        self.check(denoiser)
+        return self._evaluate(denoiser, x0, cond, t, eps).terms
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Refuse a model that this objective cannot train.
+
+        Raises:
+            ValueError: with the reason.
+        """
+        if denoiser.learned_variance:
+            raise ValueError(
+                "this objective does not train a learned variance; use Hybrid (Nichol & Dhariwal 2021), or a model "
+                "without learned variance"
+            )
+
+    def _evaluate(self, denoiser: Denoiser, x0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> _Evaluation:
         schedule = denoiser.schedule
         t = t.to(torch.float64)
         level = Level.of(schedule, t, x0) if t.dim() else Level.of(schedule, t.expand(len(x0)), x0)
         t = t.expand(len(x0))
         x_t = x0 * level.alpha.to(x0) + eps * level.sigma.to(x0)  # type: ignore[union-attr]
         a, b = denoiser.parameterization.row(schedule, t)
-        error = denoiser.output(x_t, level, cond).float() - (expand(a, x0) * x0 + expand(b, x0) * eps).float()
+        output, beside = denoiser.output(x_t, level, cond), None
+        if denoiser.learned_variance:
+            output, beside = denoiser.split(output)
+        error = output.float() - (expand(a, x0) * x0 + expand(b, x0) * eps).float()
         # |x0 error|^2 = (sigma / det)^2 |F error|^2.
         to_x0 = ((schedule.sigma(t) / (schedule.alpha(t) * b - schedule.sigma(t) * a)) ** 2).to(error)
-        weight = self.weighting.weight(schedule, t, self.time_sampler.density(schedule, t)).to(error)
+        density = self.time_sampler.density(schedule, t) if self.weighting.uses_density else torch.ones_like(t)
+        weight = self.weighting.weight(schedule, t, density).to(error)
         with torch.no_grad():
-            x0_error = error.detach().square().flatten(1).mean(1) * to_x0
-        return LossTerms(self.distance(error) * weight * to_x0, x0_error, t)
+            x0_error = error.detach().square().flatten(1).mean(1) * to_x0.detach()
+        terms = LossTerms(self.distance(error) * weight * to_x0, x0_error, t)
+        return _Evaluation(terms, level, x_t, output, beside)
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What an objective computed on the way to its loss, for those that add to it."""
+
+    terms: LossTerms
+    level: Level
+    x_t: Tensor
+    output: Tensor
+    beside: Tensor | None
 
 
 def trivial_floor(schedule: NoiseSchedule, t: Tensor, variance: float) -> Tensor:

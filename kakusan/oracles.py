@@ -99,7 +99,7 @@ class GaussianMixture(Oracle):
 
     def draw(self, uniform: Tensor, normal: Tensor) -> Tensor:
         """Exact samples from uniforms (B,) and standard normals (B, *shape)."""
-        index = torch.bucketize(uniform.to(torch.float64), self.log_weights.exp().cumsum(0)).clamp(
+        index = torch.bucketize(uniform.to(torch.float64).contiguous(), self.log_weights.exp().cumsum(0)).clamp(
             max=len(self.means) - 1
         )
         return self.means[index] + self.variance.sqrt()[index] * normal.to(torch.float64)

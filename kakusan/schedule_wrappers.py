@@ -29,6 +29,10 @@ class Shifted(NoiseSchedule):
         if self.shift <= 0.0:
             raise ValueError(f"shift must be positive, got {self.shift}")
 
+    @property
+    def learnable(self) -> bool:
+        return self.inner.learnable
+
     def _inner_time(self, t: Tensor) -> Tensor:
         return self.inner.time(self.inner.log_snr(t) - 2.0 * math.log(self.shift))
 
@@ -64,6 +68,10 @@ class ZeroTerminalSnr(NoiseSchedule):
             raise ValueError(
                 f"ZeroTerminalSnr needs a variance preserving schedule; {type(self.inner).__name__} is not"
             )
+
+    @property
+    def learnable(self) -> bool:
+        return self.inner.learnable
 
     @property
     def t_max(self) -> float:

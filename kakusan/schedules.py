@@ -67,20 +67,21 @@ class NoiseSchedule(ABC):
     def t_max(self) -> float:
         """Largest time at which a network is evaluated."""
         one = torch.ones((), dtype=torch.float64)
-        return 1.0 if float(self.log_snr(one)) >= -MAX_LOG_SNR else self._bound(-MAX_LOG_SNR)
+        return 1.0 if float(self.log_snr(one).detach()) >= -MAX_LOG_SNR else self._bound(-MAX_LOG_SNR)
 
     def _bound(self, log_snr: float) -> float:
-        return min(max(float(self.time(torch.tensor(log_snr, dtype=torch.float64))), 0.0), 1.0)
+        return min(max(float(self.time(torch.tensor(log_snr, dtype=torch.float64)).detach()), 0.0), 1.0)
 
 
 def _derivative(function: object, t: Tensor) -> Tensor:
     """d function / dt by automatic differentiation; each output depends on its own t only."""
+    keep = t.requires_grad and torch.is_grad_enabled()
     with torch.enable_grad():
         t = t if t.requires_grad else t.detach().requires_grad_(True)
         value = function(t)  # type: ignore[operator]
         if not value.requires_grad:
             return torch.zeros_like(t)
-        (gradient,) = torch.autograd.grad(value.sum(), t)
+        (gradient,) = torch.autograd.grad(value.sum(), t, create_graph=keep)
     return gradient
 
 
@@ -328,6 +329,16 @@ class Rectified(NoiseSchedule):
         return torch.ones_like(t)
 
 
+def _scale(steps: int, end: float) -> float:
+    """What the betas of a table of 1000 steps are multiplied by to spread their noise over `steps`."""
+    if steps < 1 or end * 1000.0 / steps >= 1.0:
+        raise ValueError(
+            f"the noise of 1000 steps up to beta = {end} does not fit into {steps}: the last beta would reach 1. Use "
+            f"at least {math.floor(end * 1000.0) + 1} steps, Tabulated.squared_cosine, or a coarse grid on a long table"
+        )
+    return 1000.0 / steps
+
+
 @register
 @dataclass(frozen=True)
 class Tabulated(NoiseSchedule):
@@ -351,13 +362,13 @@ class Tabulated(NoiseSchedule):
     @classmethod
     def linear(cls, steps: int = 1000, *, start: float = 1e-4, end: float = 0.02) -> Tabulated:
         """Ho et al. 2020, section 4. For another number of steps the total noise is kept by scaling the ends."""
-        scale = 1000.0 / steps
+        scale = _scale(steps, end)
         return cls.from_betas(torch.linspace(start * scale, end * scale, steps, dtype=torch.float64))
 
     @classmethod
     def scaled_linear(cls, steps: int = 1000, *, start: float = 0.00085, end: float = 0.012) -> Tabulated:
         """Latent diffusion's table: linear in the root of beta (Rombach et al. 2022, arXiv 2112.10752)."""
-        scale = 1000.0 / steps
+        scale = _scale(steps, end)
         roots = torch.linspace((start * scale) ** 0.5, (end * scale) ** 0.5, steps, dtype=torch.float64)
         return cls.from_betas(roots**2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -45,6 +46,57 @@ class Uniform(TimeSampler):
         return torch.full_like(t, 1.0 / (schedule.t_max - schedule.t_min))
 
 
+@register
+@dataclass(frozen=True)
+class UniformLogSnr(TimeSampler):
+    """All log-SNRs alike: the same noise levels whatever the path."""
+
+    def quantile(self, schedule: NoiseSchedule, u: Tensor) -> Tensor:
+        high, low = self._ends(schedule)
+        return schedule.time(high + (low - high) * u).clamp(schedule.t_min, schedule.t_max)
+
+    def density(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        high, low = self._ends(schedule)
+        return -schedule.log_snr_prime(t) / (high - low)
+
+    @staticmethod
+    def _ends(schedule: NoiseSchedule) -> tuple[float, float]:
+        ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
+        high, low = schedule.log_snr(ends).tolist()
+        return high, low
+
+
+@register
+@dataclass(frozen=True)
+class Discrete(TimeSampler):
+    """The times i / steps, i = 1 ... steps, all alike: training on a chain of so many steps (Ho et al. 2020).
+
+    Those at which a network is not evaluated are left out. The density is that of the even spread over [0, 1].
+    """
+
+    steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"a chain has at least one step, got {self.steps}")
+
+    def quantile(self, schedule: NoiseSchedule, u: Tensor) -> Tensor:
+        first, last = self._range(schedule)
+        index = first + (u * (last - first + 1)).floor().clamp(max=last - first)
+        return index / self.steps
+
+    def density(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        first, last = self._range(schedule)
+        return torch.full_like(t, self.steps / (last - first + 1))
+
+    def _range(self, schedule: NoiseSchedule) -> tuple[int, int]:
+        first = max(1, math.ceil(schedule.t_min * self.steps - 1e-9))
+        last = math.floor(schedule.t_max * self.steps + 1e-9)
+        if first > last:
+            raise ValueError(f"no step of a chain of {self.steps} lies where {type(schedule).__name__} is evaluated")
+        return first, last
+
+
 class _Normal(TimeSampler):
     """A normal variable, mapped to time and cut at the schedule's ends."""
 
@@ -52,18 +104,19 @@ class _Normal(TimeSampler):
     std: float
 
     @abstractmethod
-    def _variable(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(the normal variable, |its derivative by t|)."""
+    def _variable(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        """The normal variable."""
+
+    @abstractmethod
+    def _slope(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        """|Its derivative by t|."""
 
     @abstractmethod
     def _time(self, schedule: NoiseSchedule, z: Tensor) -> Tensor:
         """t of the variable."""
 
     def _cut(self, schedule: NoiseSchedule) -> tuple[float, float, bool]:
-        ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
-        values = self._variable(schedule, ends)[0]
-        low, high = torch.special.ndtr((values - self.mean) / self.std).tolist()
-        return min(low, high), max(low, high), low > high
+        return _find_cut(self, schedule) if schedule.learnable else _kept_cut(self, schedule)
 
     def quantile(self, schedule: NoiseSchedule, u: Tensor) -> Tensor:
         low, high, falling = self._cut(schedule)
@@ -73,9 +126,21 @@ class _Normal(TimeSampler):
 
     def density(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
         low, high, _ = self._cut(schedule)
-        z, slope = self._variable(schedule, t)
+        z, slope = self._variable(schedule, t), self._slope(schedule, t)
         normal = (-0.5 * ((z - self.mean) / self.std) ** 2).exp() / (self.std * math.sqrt(2.0 * math.pi))
         return normal * slope / (high - low)
+
+
+def _find_cut(sampler: _Normal, schedule: NoiseSchedule) -> tuple[float, float, bool]:
+    """Where the schedule's ends cut the normal distribution: (lower, upper) probability, whether t falls with it."""
+    ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
+    values = sampler._variable(schedule, ends)
+    low, high = torch.special.ndtr((values - sampler.mean) / sampler.std).tolist()
+    return min(low, high), max(low, high), low > high
+
+
+# Asked for twice in every training step, and the same each time while the schedule is.
+_kept_cut = lru_cache(maxsize=256)(_find_cut)
 
 
 @register
@@ -86,8 +151,11 @@ class LogitNormal(_Normal):
     mean: float = 0.0
     std: float = 1.0
 
-    def _variable(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.logit(t), 1.0 / (t * (1.0 - t))
+    def _variable(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return torch.logit(t)
+
+    def _slope(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return 1.0 / (t * (1.0 - t))
 
     def _time(self, schedule: NoiseSchedule, z: Tensor) -> Tensor:
         return torch.sigmoid(z)
@@ -101,8 +169,11 @@ class LogNormalSigma(_Normal):
     mean: float = -1.2
     std: float = 1.2
 
-    def _variable(self, schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        return -0.5 * schedule.log_snr(t), (-0.5 * schedule.log_snr_prime(t)).abs()
+    def _variable(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return -0.5 * schedule.log_snr(t)
+
+    def _slope(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return (-0.5 * schedule.log_snr_prime(t)).abs()
 
     def _time(self, schedule: NoiseSchedule, z: Tensor) -> Tensor:
         return schedule.time(-2.0 * z)
@@ -131,3 +202,31 @@ class Stratified(TimeSampler):
         step = int(_GOLDEN * 2**53)
         point = ((numbers * step) & (2**53 - 1)).to(torch.float64) / 2**53
         return self.inner.quantile(schedule, ((point + shift) % 1.0).clamp(1e-12, 1.0 - 1e-12))
+
+
+@register
+@dataclass(frozen=True)
+class Antithetic(TimeSampler):
+    """Times in even steps within each group of consecutive samples, with one random shift for each group.
+
+    Kingma et al. 2021, appendix I.1: there the group is the batch; here it is given, so that a sample's time depends
+    on its number alone.
+    """
+
+    inner: TimeSampler = field(default_factory=Uniform)
+    group: int = 64
+
+    def __post_init__(self) -> None:
+        if self.group < 1:
+            raise ValueError(f"a group has at least one sample, got {self.group}")
+
+    def quantile(self, schedule: NoiseSchedule, u: Tensor) -> Tensor:
+        return self.inner.quantile(schedule, u)
+
+    def density(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return self.inner.density(schedule, t)
+
+    def draw(self, schedule: NoiseSchedule, seed: int, numbers: Tensor) -> Tensor:
+        shift = uniform(torch.full_like(numbers, seed), Stream.STRATUM, numbers // self.group)
+        point = (shift + (numbers % self.group).to(torch.float64) / self.group) % 1.0
+        return self.inner.quantile(schedule, point.clamp(1e-12, 1.0 - 1e-12))

@@ -51,6 +51,10 @@ def test_a_grid_falls_from_noise_to_data(grid, num_steps, schedule):
 )
 def test_a_grid_between_any_two_times_keeps_them_exactly(grid, num_steps, schedule, ends):
     # Falling to sample, rising to invert.
+    if grid is grids.discrete and abs(ends[0] - ends[1]) * 1000 < num_steps:
+        with pytest.raises(ValueError, match="of them there"):
+            grid(schedule, num_steps, start=ends[0], end=ends[1])
+        return
     points = grid(schedule, num_steps, start=ends[0], end=ends[1])
     assert len(points) == num_steps + 1
     assert points[0] == ends[0]
@@ -126,3 +130,29 @@ def test_impossible_grids_are_refused(grid, num_steps, ends, message):
 def test_karras_refuses_a_negative_rho():
     with pytest.raises(ValueError, match="rho must be positive"):
         grids.karras(Cosine(), 5, rho=-1.0)
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 250, 999])
+def test_discrete_grids_are_sub_sequences_of_the_chain(num_steps):
+    schedule = Tabulated.linear()
+    grid = grids.discrete(schedule, num_steps)
+    index = grid * 1000
+    torch.testing.assert_close(index, index.round(), rtol=0.0, atol=1e-9)
+    assert len(grid) == num_steps + 1
+    assert bool((grid.diff() < 0.0).all())
+    assert (float(grid[0]), float(grid[-1])) == (1.0, 0.0)
+    # As even as whole numbers allow: no gap differs from the mean by a whole step.
+    assert float((-index.diff() - 1000 / num_steps).abs().max()) < 1.0 + 1e-9
+
+
+def test_a_chain_is_not_longer_than_it_is():
+    with pytest.raises(ValueError, match="1000 of them there, 1001"):
+        grids.discrete(Tabulated.linear(), 1001)
+    assert len(grids.discrete(Tabulated.linear(), 1000)) == 1001
+
+
+def test_any_sub_sequence_and_no_nonsense():
+    assert grids.subsequence([7, 1000, 40]).tolist() == [1.0, 0.04, 0.007, 0.0]
+    for bad in ([], [0], [3, 3], [1001]):
+        with pytest.raises(ValueError, match="different whole numbers"):
+            grids.subsequence(bad)

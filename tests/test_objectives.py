@@ -16,6 +16,7 @@ from kakusan.objectives import (
     MinSnr,
     Objective,
     PseudoHuber,
+    ScoreMatching,
     SigmoidWeight,
     Simple,
     SimpleV,
@@ -31,7 +32,17 @@ from kakusan.time_samplers import LogitNormal, LogNormalSigma, Stratified, Unifo
 
 ROWS = [X0(), Eps(), V(), Velocity(), Score(), Edm()]
 SCHEDULES = [Cosine(), Karras(), Rectified(), SubVariancePreserving(), VariancePreserving()]
-WEIGHTINGS = [Simple(), SimpleV(), FlowMatching(), Elbo(), SigmoidWeight(-1.0), MinSnr(), EdmWeight()]
+WEIGHTINGS = [
+    Simple(),
+    SimpleV(),
+    FlowMatching(),
+    ScoreMatching(),
+    ScoreMatching(likelihood=True),
+    Elbo(),
+    SigmoidWeight(-1.0),
+    MinSnr(),
+    EdmWeight(),
+]
 names = dict(ids=lambda value: type(value).__name__)
 
 
@@ -107,6 +118,20 @@ def test_the_v_loss_is_the_v_error():
         error = denoiser(alpha * x0 + sigma * eps, t).v - (alpha * eps - sigma * x0)
         loss = Objective(time_sampler=Uniform(), weighting=SimpleV()).terms(denoiser, x0, None, t, eps).loss
         torch.testing.assert_close(loss.double(), error.square().flatten(1).mean(1), rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, **names)
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_score_matching_is_the_weighted_error_of_the_score(schedule, likelihood):
+    # Against the score of the kernel p(x_t | x0), -(x_t - alpha x0) / sigma^2 = -eps / sigma (Vincent 2011).
+    x0, eps, t = batch(schedule, 6)
+    denoiser = speaking(oracle(schedule), schedule, Score(), x0, t, eps)
+    alpha, sigma = expand(schedule.alpha(t), x0), expand(schedule.sigma(t), x0)
+    error = (denoiser(alpha * x0 + sigma * eps, t).score + eps / sigma).square().flatten(1).mean(1)
+    slope = schedule.sigma_prime(t) / schedule.sigma(t) - schedule.alpha_prime(t) / schedule.alpha(t)
+    scale = 2.0 * schedule.sigma(t) ** 2 * slope if likelihood else schedule.sigma(t) ** 2
+    loss = Objective(Uniform(), ScoreMatching(likelihood)).terms(denoiser, x0, None, t, eps).loss
+    torch.testing.assert_close(loss.double(), scale * error, rtol=2e-3, atol=1e-6)
 
 
 def test_edm_weights_every_level_alike_in_its_own_row():

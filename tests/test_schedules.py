@@ -253,3 +253,13 @@ def test_expand_broadcasts_or_refuses(batch, rank):
     for wrong in (torch.zeros(batch + 1), torch.zeros(batch, 1)):
         with pytest.raises(ValueError, match="t has shape"):
             expand(wrong, x)
+
+
+@pytest.mark.parametrize("table", [Tabulated.linear, Tabulated.scaled_linear])
+def test_a_table_too_short_for_its_noise_says_how_long_it_must_be(table):
+    with pytest.raises(ValueError, match="at least (\\d+) steps") as caught:
+        table(5)
+    least = int(str(caught.value).split("at least ")[1].split()[0])
+    assert len(table(least).betas) == least
+    with pytest.raises(ValueError, match="at least"):
+        table(least - 1)

@@ -7,8 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kakusan import specs
-from kakusan.schedules import Cosine, Karras, Rectified, VarianceExploding, VariancePreserving
-from kakusan.time_samplers import LogitNormal, LogNormalSigma, Stratified, TimeSampler, Uniform
+from kakusan.schedules import Cosine, Karras, Rectified, Tabulated, VarianceExploding, VariancePreserving
+from kakusan.time_samplers import (
+    Antithetic,
+    Discrete,
+    LogitNormal,
+    LogNormalSigma,
+    Stratified,
+    TimeSampler,
+    Uniform,
+    UniformLogSnr,
+)
 
 SCHEDULES = [Cosine(), Karras(), Rectified(), VarianceExploding(), VariancePreserving()]
 SAMPLERS = [
@@ -19,6 +28,9 @@ SAMPLERS = [
     LogNormalSigma(mean=0.5, std=2.0),
     Stratified(),
     Stratified(LogNormalSigma()),
+    UniformLogSnr(),
+    Antithetic(group=16),
+    Antithetic(UniformLogSnr()),
 ]
 pairs = [
     pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__),
@@ -36,10 +48,12 @@ def over(marks):
 
 
 def fine(schedule):
-    """Times from t_min to t_max, dense at both ends."""
+    """Times from t_min to t_max, dense at both ends and in log-SNR."""
     x = torch.linspace(-1.0, 1.0, 200_001, dtype=torch.float64)
     place = 0.5 * (1.0 + (1.5707963267948966 * x).sin())
-    return schedule.t_min + (schedule.t_max - schedule.t_min) * place
+    ends = schedule.log_snr(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)).tolist()
+    even = schedule.time(torch.linspace(*ends, 20_001, dtype=torch.float64)).clamp(schedule.t_min, schedule.t_max)
+    return torch.cat([schedule.t_min + (schedule.t_max - schedule.t_min) * place, even]).unique()
 
 
 @over(pairs)
@@ -97,6 +111,42 @@ def test_independent_times_do_not():
     assert float(t.diff().max()) * 3000 > 4.0
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+@given(group=st.integers(1, 300), place=st.integers(0, 2**30), seed=st.integers(0, 2**40))
+def test_antithetic_times_are_evenly_spaced_within_a_group(group, place, seed):
+    t = Antithetic(group=group).draw(Rectified(), seed, place * group + torch.arange(group)).sort().values
+    width = Rectified().t_max - Rectified().t_min
+    torch.testing.assert_close(
+        t.diff(), torch.full((group - 1,), width / group, dtype=torch.float64), atol=1e-9, rtol=0
+    )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_uniform_log_snr_is_uniform_in_log_snr(schedule):
+    t = UniformLogSnr().quantile(schedule, torch.linspace(0.0, 1.0, 11, dtype=torch.float64))
+    gaps = schedule.log_snr(t).diff()
+    torch.testing.assert_close(gaps, gaps.mean().expand(10), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 1000])
+def test_discrete_times_are_those_of_the_chain_each_as_often(steps):
+    schedule = Tabulated.linear(1000)
+    per = 20
+    u = (torch.arange(steps * per, dtype=torch.float64) + 0.5) / (steps * per)
+    t = Discrete(steps).quantile(schedule, u)
+    index, count = (t * steps).round().unique(return_counts=True)
+    torch.testing.assert_close(index, torch.arange(1, steps + 1, dtype=torch.float64))
+    assert bool((count == per).all())
+    torch.testing.assert_close(t * steps, (t * steps).round(), rtol=0.0, atol=1e-9)
+
+
+def test_a_chain_with_no_step_where_networks_are_evaluated_is_refused():
+    with pytest.raises(ValueError, match="at least one step"):
+        Discrete(0)
+    # Cosine's last step stands where no signal is left, so a chain of one step has nothing to evaluate.
+    with pytest.raises(ValueError, match="Cosine"):
+        Discrete(1).draw(Cosine(), 0, torch.arange(3))
+
+
+@pytest.mark.parametrize("sampler", [*SAMPLERS, Discrete(50)], ids=str)
 def test_stored_and_built_again(sampler):
     assert specs.from_spec(specs.to_spec(sampler), TimeSampler) == sampler

@@ -62,7 +62,7 @@ class GuidedDenoiser(BaseDenoiser):
         super().__init__()
         self.inner, self.guidance, self.null = inner, guidance, null
         self.schedule, self.sigma_data = inner.schedule, inner.sigma_data
-        self.independent_noise = inner.independent_noise
+        self.independent_noise, self.learned_variance = inner.independent_noise, inner.learned_variance
 
     def coefficients(self, level: Level, x_t: Tensor) -> Coefficients:
         return self.inner.coefficients(level, x_t)
@@ -80,10 +80,17 @@ class GuidedDenoiser(BaseDenoiser):
                 return self.inner.output(x_t, level, self.null.expand(len(x_t)))
         both = cond.expand(len(x_t)).cat(self.null.expand(len(x_t)))
         wanted, free = self.inner.output(torch.cat([x_t, x_t]), _twice(level), both).chunk(2)
+        if self.learned_variance:
+            # Extrapolating a variance means nothing: the conditional one is kept.
+            (wanted, beside), (free, _) = self.split(wanted), self.split(free)
+            return torch.cat([self._mixed(wanted, free, scale), beside], dim=1)
+        return self._mixed(wanted, free, scale)
+
+    def _mixed(self, wanted: Tensor, free: Tensor, scale: float | Tensor) -> Tensor:
         mixed = torch.lerp(free, wanted, scale) if not isinstance(scale, Tensor) else free + scale * (wanted - free)
         if self.guidance.rescale == 0.0:
             return mixed
-        over = tuple(range(1, x_t.dim()))
+        over = tuple(range(1, wanted.dim()))
         ratio = wanted.std(over, keepdim=True) / mixed.std(over, keepdim=True).clamp_min(1e-12)
         factor = 1.0 + self.guidance.rescale * (ratio - 1.0)
         if isinstance(scale, Tensor):

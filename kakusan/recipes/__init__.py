@@ -44,10 +44,50 @@ def edm() -> Settings:
 
 
 def ddpm() -> Settings:
-    """Ho et al. 2020: the linear table of 1000 steps, eps prediction, the simple loss."""
+    """Ho et al. 2020: the linear table of 1000 discrete steps, eps prediction, the simple loss."""
     return {
         "model": {"schedule": "linear", "parameterization": "eps"},
-        "objective": {"times": "uniform", "stratified": False, "weighting": "simple"},
+        "objective": {"times": "discrete", "stratified": False, "weighting": "simple"},
+    }
+
+
+def improved_ddpm() -> Settings:
+    """Nichol & Dhariwal 2021: the squared-cosine table, learned variance, the hybrid loss."""
+    return {
+        "model": {"schedule": "squared-cosine", "parameterization": "eps", "variance": "learned"},
+        "objective": {"times": "discrete", "stratified": False, "weighting": "simple", "loss": "hybrid"},
+    }
+
+
+def score_vp() -> Settings:
+    """Song et al. 2021: the VP-SDE by denoising score matching."""
+    return {
+        "model": {"schedule": "vp", "parameterization": "eps"},
+        "objective": {"weighting": "score-matching"},
+    }
+
+
+def score_ve() -> Settings:
+    """Song et al. 2021: the VE-SDE by denoising score matching."""
+    return {
+        "model": {"schedule": "ve", "parameterization": "eps"},
+        "objective": {"weighting": "score-matching"},
+    }
+
+
+def score_sub_vp() -> Settings:
+    """Song et al. 2021: the sub-VP SDE by denoising score matching."""
+    return {
+        "model": {"schedule": "sub-vp", "parameterization": "eps"},
+        "objective": {"weighting": "score-matching"},
+    }
+
+
+def vdm() -> Settings:
+    """Kingma et al. 2021: a learned schedule, Fourier features, the variational bound."""
+    return {
+        "model": {"schedule": "learned", "parameterization": "eps", "fourier": True},
+        "objective": {"loss": "variational"},
     }
 
 
@@ -57,4 +97,9 @@ RECIPES: dict[str, Callable[[], Settings]] = {
     "flow": flow,
     "edm": edm,
     "ddpm": ddpm,
+    "improved-ddpm": improved_ddpm,
+    "score-vp": score_vp,
+    "score-ve": score_ve,
+    "score-sub-vp": score_sub_vp,
+    "vdm": vdm,
 }

@@ -16,12 +16,7 @@ from kakusan.levels import Level, Scalar, add_scaled, blend, root
 from kakusan.noise import StepNoise
 from kakusan.samplers.base import Sampler, State
 from kakusan.specs import register
-
-
-def transition_variance(level_t: Level, level_s: Level) -> Scalar:
-    """sigma_{t|s}^2: the variance of x_t given x_s for s < t (Kingma et al. 2021, arXiv 2107.00630, eq. 20)."""
-    ratio = level_t.alpha / level_s.alpha
-    return level_t.sigma**2 - (ratio * level_s.sigma) ** 2
+from kakusan.transitions import posterior_mean_factors, transition_variance
 
 
 @register
@@ -75,6 +70,8 @@ def Euler() -> DDIM:
 class DDPM(Sampler):
     """Ancestral sampling (Ho et al. 2020, algorithm 2) on any schedule and any subset of its times.
 
+    A model that learned its variance is sampled with it (Nichol & Dhariwal 2021).
+
     Args:
         large_variance: beta_t in place of the posterior variance (section 3.2; for noise of unit variance as data).
         clip: clamp the predicted x0 to [-clip, clip] at every step, as the paper's code does with 1.
@@ -95,16 +92,23 @@ class DDPM(Sampler):
         noise: StepNoise,
     ) -> tuple[Tensor, State]:
         prediction = denoiser(x_t, level_t, cond)
-        variance, whole = transition_variance(level_t, level_s), level_t.sigma**2
-        ratio = level_t.alpha / level_s.alpha
-        kept, gain = ratio * level_s.sigma**2 / whole, level_s.alpha * variance / whole
+        kept, gain = posterior_mean_factors(level_t, level_s)
         if self.clip is None:
             x_s = prediction.towards_x0(kept, gain)
         else:
             x_s = blend(x_t, kept, prediction.x0.clamp(-self.clip, self.clip), gain)
+        following = State(state.num_steps, prediction, index=state.index + 1)
+        learned = None if self.large_variance else prediction.step_log_variance(level_s)
+        if learned is not None:
+            return x_s + (0.5 * learned).exp() * noise() * _above_zero(level_s.sigma, x_t), following
+        variance = transition_variance(level_t, level_s)
         # The last step returns the mean: there is no noise in data.
-        posterior = root(variance / whole) * level_s.sigma
+        posterior = root(variance / level_t.sigma**2) * level_s.sigma
         fresh = root(variance) * (level_s.sigma > 0.0) if self.large_variance else posterior
         if isinstance(fresh, Tensor) or fresh > 0.0:
             x_s = add_scaled(x_s, noise(), fresh)
-        return x_s, State(state.num_steps, prediction, index=state.index + 1)
+        return x_s, following
+
+
+def _above_zero(sigma: Scalar, like: Tensor) -> float | Tensor:
+    return (sigma > 0.0).to(like) if isinstance(sigma, Tensor) else float(sigma > 0.0)
