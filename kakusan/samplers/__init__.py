@@ -4,7 +4,9 @@ from kakusan.samplers.adaptive import Adaptive
 from kakusan.samplers.ancestral import DDIM, DDPM, Euler
 from kakusan.samplers.base import Sampler, State, Step, sample, sample_iter
 from kakusan.samplers.heun import Heun
+from kakusan.samplers.langevin import NoiseScale, NormRatio, PredictorCorrector
 from kakusan.samplers.multistep import DEIS, IPNDM, DPMSolverPP, UniPC
+from kakusan.samplers.sde import SEEDS, EulerMaruyama
 
 SAMPLERS = {
     "ddim": DDIM(),
@@ -22,6 +24,9 @@ SAMPLERS = {
     "ipndm": IPNDM(order=4),
     "deis": DEIS(order=3),
     "adaptive": Adaptive(),
+    "euler-maruyama": EulerMaruyama(),
+    "seeds-2": SEEDS(),
+    "pc": PredictorCorrector(),
 }
 
 __all__ = [
@@ -30,10 +35,15 @@ __all__ = [
     "DEIS",
     "IPNDM",
     "SAMPLERS",
+    "SEEDS",
     "Adaptive",
     "DPMSolverPP",
     "Euler",
+    "EulerMaruyama",
     "Heun",
+    "NoiseScale",
+    "NormRatio",
+    "PredictorCorrector",
     "Sampler",
     "State",
     "Step",

@@ -20,10 +20,14 @@ from kakusan.samplers import (
     DEIS,
     IPNDM,
     SAMPLERS,
+    SEEDS,
     Adaptive,
     DPMSolverPP,
     Euler,
+    EulerMaruyama,
     Heun,
+    NormRatio,
+    PredictorCorrector,
     Sampler,
     State,
     UniPC,
@@ -45,6 +49,13 @@ FIXED = [
     *(DEIS(order) for order in (1, 2, 3, 4)),
     UniPC(3, warm_start=False),
     IPNDM(4, warm_start=False),
+    EulerMaruyama(),
+    EulerMaruyama(0.0),
+    SEEDS(),
+    SEEDS(0.5, middle=1.0),
+    SEEDS(0.0),
+    PredictorCorrector(),
+    PredictorCorrector(SEEDS(), corrector_steps=2, step_size=NormRatio()),
 ]
 ALL = [*FIXED, Adaptive(rtol=1e-5, atol=1e-5)]
 every = pytest.mark.parametrize("sampler", ALL, ids=str)
@@ -328,7 +339,15 @@ def test_impossible_settings_are_refused(make):
 def test_fresh_noise_is_refused_where_noise_and_data_are_coupled():
     denoiser = Denoiser(Counting(), Rectified(), Velocity(), independent_noise=False)
     grid = grids.uniform(Rectified(), 3)
-    for sampler in (DDPM(), DDIM(0.1), Heun(churn=1.0), DPMSolverPP(2, sde=True)):
+    for sampler in (
+        DDPM(),
+        DDIM(0.1),
+        Heun(churn=1.0),
+        DPMSolverPP(2, sde=True),
+        EulerMaruyama(),
+        SEEDS(),
+        PredictorCorrector(),
+    ):
         with pytest.raises(ValueError, match="coupled"):
             sample(denoiser, sampler, grid, (1, 1, 2))
     assert sample(denoiser, Euler(), grid, (1, 1, 2)).shape == (1, 1, 2)
