@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kakusan.couplings import TrainingNoise
 from kakusan.data.source import Pictures
 from kakusan.model_folder import Model
 from kakusan.noise import Stream
-from kakusan.objectives import Objective, TrainingNoise, trivial_floor
+from kakusan.objectives import Objective, trivial_floor
 
 LEVELS = 8
 
@@ -74,7 +75,8 @@ class FixedPairs:
             x0 = spec.to_model(self.pictures.read(chosen[rows].numpy())).to(self.device)
             labels = self.pictures.labels
             raw = None if labels is None else labels[chosen[rows]].to(self.device)
-            eps = TrainingNoise(self.seed, numbers[rows], Stream.HELD_OUT).eps(x0)
+            noise = TrainingNoise(self.seed, numbers[rows], Stream.HELD_OUT, chosen[rows], raw)
+            eps = self.objective.coupling.eps(x0, noise)
             terms = _terms(model, self.objective, x0, raw, t[rows], eps, weights)
             losses.append(terms[0].cpu())
             errors.append(terms[1].cpu())

@@ -18,8 +18,9 @@ import torch
 from kakusan import __version__, choices, runtime
 from kakusan.config import TrainConfig, to_toml
 from kakusan.data.source import Pictures
+from kakusan.files import write_text
 from kakusan.model_folder import CorruptModel, ModelFacts, read_facts
-from kakusan.run_folder import RunFolder, read_state, write_text
+from kakusan.run_folder import RunFolder, read_state
 from kakusan.train.adapt import adapt
 from kakusan.train.continuing import check_checkpoint, check_continues, stored_config
 from kakusan.train.ema import EmaProfile
@@ -28,7 +29,7 @@ from kakusan.train.feed import Feed
 from kakusan.train.held_out import FixedPairs
 from kakusan.train.metrics_log import MetricsLog
 from kakusan.train.previews import preview, write_report
-from kakusan.train.sources import open_parts
+from kakusan.train.sources import coupled, open_parts
 from kakusan.train.trainer import DiffusionLoss, Group, Trainer, TrainingDiverged, TrainStep, seeded
 
 DEFAULT_STEPS = 10_000
@@ -71,8 +72,11 @@ class TrainingRun:
         self.training, self.held_out = open_parts(config.data, seed=config.run.seed, say=say)
         self.spec = self.training.spec
         with seeded(config.run.seed):
-            self.model = choices.build_model(config.model, self.spec).to(self.device)
-        self.objective = choices.build_objective(config.objective, self.spec)
+            self.model = choices.build_model(config.model, self.spec, coupling=config.objective.coupling).to(
+                self.device
+            )
+        self.objective = coupled(choices.build_objective(config.objective, self.spec), self.training)
+        self.model.denoiser.independent_noise = self.objective.coupling.independent
         self.stop: str | None = None
         self.best: tuple[float, int] | None = None
         self._elapsed_before = 0.0
@@ -285,7 +289,7 @@ class TrainingRun:
             self.say(f"step {self.trainer.step} was saved; the same command goes on from there")
 
     def _pairs(self, pictures: Pictures) -> FixedPairs:
-        return FixedPairs(pictures, self.objective, seed=self.config.run.seed, device=self.device)
+        return FixedPairs(pictures, coupled(self.objective, pictures), seed=self.config.run.seed, device=self.device)
 
     def _catch_signals(self) -> Callable[[], None]:
         """The first SIGINT or SIGTERM asks for a checkpoint and an end; a second SIGINT acts as usual."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,17 @@ from kakusan.choices import choose
 from kakusan.config import DataSettings
 from kakusan.data.fit import FITS
 from kakusan.data.source import EMBEDDED, Pictures, open_data, split_held_out
+from kakusan.distill.reflow import PairFolder, Pairs
+from kakusan.objectives import Objective
 
 
 def open_parts(data: DataSettings, *, seed: int, say: Callable[[str], None] | None = None) -> tuple[Pictures, Pictures]:
     """(pictures to train on, pictures to measure on); what was decided on the way goes to `say`."""
+    pairs = PairFolder(data.source)
+    if pairs.exists():
+        if data != DataSettings(source=data.source, held_out=data.held_out):
+            raise ValueError(f"{data.source} holds pairs of reflow, which take no setting but held_out: they are ready")
+        return pairs.open().split(data.held_out)
     options: dict[str, Any] = {"size": data.size, "flip": data.flip or None}
     name, _, part = data.source.partition(":")
     if name in EMBEDDED:
@@ -42,6 +50,11 @@ def open_parts(data: DataSettings, *, seed: int, say: Callable[[str], None] | No
         if say is not None:
             say(f"data: {note}")
     return kept, held_out
+
+
+def coupled(objective: Objective, pictures: Pictures) -> Objective:
+    """The objective with the coupling that the data bring along, where they do: pairs of reflow know their noise."""
+    return dataclasses.replace(objective, coupling=pictures.coupling) if isinstance(pictures, Pairs) else objective
 
 
 def _refuse_ignored(data: DataSettings, name: str) -> None:

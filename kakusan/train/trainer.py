@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kakusan.couplings import TrainingNoise
 from kakusan.model_folder import Model
 from kakusan.noise import Stream, uniform
-from kakusan.objectives import LossTerms, Objective, TrainingNoise
+from kakusan.objectives import LossTerms, Objective
 from kakusan.train.ema import Ema, EmaProfile
 from kakusan.train.feed import Batch, Feed
 from kakusan.train.optim import OptimSettings
@@ -66,9 +67,10 @@ class DiffusionLoss:
         if model.conditioner is not None and raw is not None:
             seeds = torch.full_like(batch.numbers, self.seed)
             raw = model.conditioner.drop(raw, uniform(seeds, Stream.DROP_CONDITION, batch.numbers))
-        noise = TrainingNoise(self.seed, batch.numbers)
+        noise = TrainingNoise(self.seed, batch.numbers, indices=batch.indices, labels=batch.raw)
         t = self.objective.time_sampler.draw(model.denoiser.schedule, self.seed, batch.numbers)
-        return self.objective.terms(model.denoiser, batch.x0, model.condition(raw), t, noise.eps(batch.x0))
+        eps = self.objective.coupling.eps(batch.x0, noise)
+        return self.objective.terms(model.denoiser, batch.x0, model.condition(raw), t, eps)
 
 
 @contextlib.contextmanager
