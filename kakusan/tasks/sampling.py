@@ -95,7 +95,7 @@ def write(
     place = 0
     for chunk in request.chunks():
         for index, seed in enumerate(chunk.seeds):
-            label = "" if chunk.labels is None else f"-{_plain(pipeline.classes[chunk.labels[index]])}"
+            label = "" if chunk.labels is None else f"-{plain_name(pipeline.classes[chunk.labels[index]])}"
             record = pipeline.record(chunk, kind="single", index=index)
             save_png(pictures[place], out / f"{place:05d}{label}-seed{seed}.png", record)
             place += 1
@@ -114,7 +114,7 @@ def check_out(out: Path) -> None:
         raise ValueError(f"--out is a .png file, which can carry the record of how it was made, or a folder; got {out}")
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A class name as part of a file name."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:60]
 
