@@ -15,11 +15,16 @@ VERBS = {
     "demo": ("kakusan.cli.demo", "train on embedded flowers, sample, and show everything in runs/demo"),
     "train": ("kakusan.cli.train", "train a model on a folder of pictures, or go on with a run"),
     "sample": ("kakusan.cli.sample", "draw pictures from a run, or again from a picture's own record"),
+    "reflow": ("kakusan.cli.reflow", "straighten a trained model by its own samples, so that it needs fewer steps"),
     "list": ("kakusan.cli.runs", "show the runs with their figures and last pictures"),
     "inspect": ("kakusan.cli.inspect", "show every fact a checkpoint holds"),
     "doctor": ("kakusan.cli.doctor", "tell whether bad samples are the network's or the sampler's fault"),
     "data": ("kakusan.cli.data", "check a folder of pictures, or fetch a known data set"),
     "forward": ("kakusan.cli.forward", "drown a picture in noise: the forward process with its SNR curve"),
+    "compress": ("kakusan.cli.compress", "code pictures without loss in a small file, by a trained model"),
+    "decompress": ("kakusan.cli.decompress", "get the pictures back, bit for bit, with the same model"),
+    "likelihood": ("kakusan.cli.likelihood", "bits per dimension of held-out pictures, by a bound or the flow"),
+    "lab": ("kakusan.cli.lab", "draw a 2-D set: density, score, sampling and solver errors, with a page to play with"),
 }
 
 

@@ -17,6 +17,7 @@ from kakusan.pipeline import Pipeline, load
 from kakusan.samplers import sample
 from kakusan.train.held_out import FixedPairs, LevelReport
 from kakusan.train.reopen import reopen
+from kakusan.train.sources import coupled
 
 MEMBERS = 64
 SHOWN = 8
@@ -82,7 +83,7 @@ def _labels(pipeline: Pipeline) -> list[str | int] | None:
 
 
 def _levels(pipeline: Pipeline, pictures: Pictures) -> LevelReport:
-    pairs = FixedPairs(pictures, pipeline.facts.objective, seed=0, count=128, device=pipeline.device)
+    pairs = FixedPairs(pictures, coupled(pipeline.facts.objective, pictures), seed=0, count=128, device=pipeline.device)
     return pairs.measure(pipeline.model)
 
 
