@@ -60,7 +60,10 @@ class TimeMap(NoiseMap):
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """Everything a denoiser multiplies by at one level: x0 = x0_x x_t + x0_f F, eps = eps_x x_t + eps_f F."""
+    """Everything a denoiser multiplies by at one level: x0 = x0_x x_t + x0_f F, eps = eps_x x_t + eps_f F.
+
+    `row` is the (a, b) they come from, fp64, where the level has several times: training needs it too.
+    """
 
     c_in: Scalar
     c_noise: Tensor
@@ -68,6 +71,7 @@ class Coefficients:
     x0_f: Scalar
     eps_x: Scalar
     eps_f: Scalar
+    row: tuple[Tensor, Tensor] | None = None
 
 
 class Prediction:
@@ -235,12 +239,13 @@ class Denoiser(BaseDenoiser):
         # As the base does it, but the coefficients are looked up once.
         level = t if isinstance(t, Level) else Level.of(self.schedule, t, x_t)
         c = self.coefficients(level, x_t)
-        return Prediction(self, level, x_t, self._evaluate(x_t, c, cond), c)
+        return Prediction(self, level, x_t, self.evaluate(x_t, c, cond), c)
 
     def output(self, x_t: Tensor, level: Level, cond: Condition | None) -> Tensor:
-        return self._evaluate(x_t, self.coefficients(level, x_t), cond)
+        return self.evaluate(x_t, self.coefficients(level, x_t), cond)
 
-    def _evaluate(self, x_t: Tensor, c: Coefficients, cond: Condition | None) -> Tensor:
+    def evaluate(self, x_t: Tensor, c: Coefficients, cond: Condition | None) -> Tensor:
+        """The raw output at a level whose coefficients are known."""
         output = self.backbone(x_t * c.c_in, c.c_noise, cond)
         return output if output.dtype == x_t.dtype else output.to(x_t.dtype)
 
@@ -260,8 +265,11 @@ class Denoiser(BaseDenoiser):
 
     def _coefficients(self, level: Level, x_t: Tensor) -> Coefficients:
         t = torch.as_tensor(level.t, dtype=torch.float64).reshape(-1)
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        log_snr = self.schedule.log_snr(t)
+        # A level is one of this denoiser's own schedule: what it holds is not computed again.
+        alpha, sigma, log_snr = (
+            torch.as_tensor(value, dtype=torch.float64).reshape(-1)
+            for value in (level.alpha, level.sigma, level.log_snr)
+        )
         scale = torch.ones_like(t)
         if self.schedule is not self.trained_schedule:
             # Equal log-SNR, x rescaled: the network sees exactly what it was trained on.
@@ -282,7 +290,7 @@ class Denoiser(BaseDenoiser):
             # torch multiplies by a 0-d tensor of the same dtype twice as fast as by a Python number.
             numbers[0] = torch.tensor(numbers[0], dtype=x_t.dtype)
         c_noise = self.noise_map(log_snr).to(device=x_t.device, dtype=torch.float32)
-        return Coefficients(numbers[0], c_noise, *numbers[1:])
+        return Coefficients(numbers[0], c_noise, *numbers[1:], row=(a, b) if several else None)
 
     def with_schedule(self, schedule: NoiseSchedule) -> Denoiser:
         """The same network, sampled on another path: at equal log-SNR nothing changes but the scale of x_t."""

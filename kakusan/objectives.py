@@ -219,13 +219,16 @@ class Objective:
         level = Level.of(schedule, t, x0) if t.dim() else Level.of(schedule, t.expand(len(x0)), x0)
         t = t.expand(len(x0))
         x_t = x0 * level.alpha.to(x0) + eps * level.sigma.to(x0)  # type: ignore[union-attr]
-        a, b = denoiser.parameterization.row(schedule, t)
-        output, beside = denoiser.output(x_t, level, cond), None
+        c = denoiser.coefficients(level, x_t)
+        assert c.row is not None
+        a, b = c.row
+        output, beside = denoiser.evaluate(x_t, c, cond), None
         if denoiser.learned_variance:
             output, beside = denoiser.split(output)
         error = output.float() - (expand(a, x0) * x0 + expand(b, x0) * eps).float()
         # |x0 error|^2 = (sigma / det)^2 |F error|^2.
-        to_x0 = ((schedule.sigma(t) / (schedule.alpha(t) * b - schedule.sigma(t) * a)) ** 2).to(error)
+        alpha, sigma = (torch.as_tensor(value).reshape(-1) for value in (level.alpha, level.sigma))
+        to_x0 = ((sigma / (alpha * b - sigma * a)) ** 2).to(error)
         density = self.time_sampler.density(schedule, t) if self.weighting.uses_density else torch.ones_like(t)
         weight = self.weighting.weight(schedule, t, density).to(error)
         with torch.no_grad():
