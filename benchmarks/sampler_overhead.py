@@ -27,7 +27,7 @@ import kakusan  # noqa: E402
 from kakusan import grids  # noqa: E402
 from kakusan.parameterizations import V  # noqa: E402
 from kakusan.samplers import DDIM, DPMSolverPP, Sampler  # noqa: E402
-from kakusan.schedules import Tabulated  # noqa: E402
+from kakusan.schedule_tables import Tabulated  # noqa: E402
 
 STEPS = 50
 SHAPES = ((1, 3, 32, 32), (16, 3, 32, 32), (1, 4, 64, 64))

@@ -39,12 +39,12 @@ from kakusan.objectives import EdmWeight, FlowMatching, Objective, Simple  # noq
 from kakusan.parameterizations import Edm, Parameterization, Velocity  # noqa: E402
 from kakusan.report.style import INK, MUTED, RULE, SERIES, figure, use_bundled_font  # noqa: E402
 from kakusan.samplers import Heun, sample  # noqa: E402
+from kakusan.schedule_tables import Tabulated  # noqa: E402
 from kakusan.schedules import (  # noqa: E402
     Karras,
     NoiseSchedule,
     Rectified,
     SubVariancePreserving,
-    Tabulated,
     VarianceExploding,
 )
 from kakusan.tasks.toy_training import sigma_data, train_toy  # noqa: E402

@@ -44,6 +44,7 @@ from kakusan.objectives import (
     Weighting,
 )
 from kakusan.parameterizations import X0, Edm, Eps, Parameterization, Score, V, Velocity
+from kakusan.schedule_tables import Tabulated
 from kakusan.schedule_wrappers import Shifted, ZeroTerminalSnr
 from kakusan.specs import suggestion
 from kakusan.time_samplers import (
@@ -66,10 +67,10 @@ SCHEDULES: dict[str, s.NoiseSchedule] = {
     "ve": s.VarianceExploding(),
     "karras": s.Karras(),
     "rectified": s.Rectified(),
-    "linear": s.Tabulated.linear(),
-    "scaled-linear": s.Tabulated.scaled_linear(),
-    "squared-cosine": s.Tabulated.squared_cosine(),
-    "zero-terminal-snr": ZeroTerminalSnr(s.Tabulated.scaled_linear()),
+    "linear": Tabulated.linear(),
+    "scaled-linear": Tabulated.scaled_linear(),
+    "squared-cosine": Tabulated.squared_cosine(),
+    "zero-terminal-snr": ZeroTerminalSnr(Tabulated.scaled_linear()),
 }
 TIMES: dict[str, TimeSampler] = {
     "uniform": Uniform(),

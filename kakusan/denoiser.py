@@ -290,7 +290,8 @@ class Denoiser(BaseDenoiser):
             # torch multiplies by a 0-d tensor of the same dtype twice as fast as by a Python number.
             numbers[0] = torch.tensor(numbers[0], dtype=x_t.dtype)
         c_noise = self.noise_map(log_snr).to(device=x_t.device, dtype=torch.float32)
-        return Coefficients(numbers[0], c_noise, *numbers[1:], row=(a, b) if several else None)
+        seen, x0_x, x0_f, eps_x, eps_f = numbers
+        return Coefficients(seen, c_noise, x0_x, x0_f, eps_x, eps_f, (a, b) if several else None)
 
     def with_schedule(self, schedule: NoiseSchedule) -> Denoiser:
         """The same network, sampled on another path: at equal log-SNR nothing changes but the scale of x_t."""

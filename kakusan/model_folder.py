@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import kakusan.bound_objectives
 import kakusan.learned_schedule
 import kakusan.nn
+import kakusan.schedule_tables
 import kakusan.schedule_wrappers
 import kakusan.time_samplers  # noqa: F401
 from kakusan.conditioning import Condition, Conditioner

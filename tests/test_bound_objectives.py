@@ -14,7 +14,7 @@ from kakusan.likelihood import Categorical, Density
 from kakusan.objectives import Objective, Simple
 from kakusan.parameterizations import Eps
 from kakusan.samplers import DDPM, sample
-from kakusan.schedules import Tabulated
+from kakusan.schedule_tables import Tabulated
 from kakusan.time_samplers import Discrete
 from kakusan.transitions import posterior_mean_factors, posterior_variance, transition_variance
 

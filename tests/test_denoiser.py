@@ -10,8 +10,9 @@ from kakusan.denoiser import Denoiser, LogSnrMap, TimeMap
 from kakusan.levels import Level
 from kakusan.oracles import GaussianMixture
 from kakusan.parameterizations import X0, Edm, Eps, Score, V, Velocity
+from kakusan.schedule_tables import Tabulated
 from kakusan.schedule_wrappers import Shifted, ZeroTerminalSnr
-from kakusan.schedules import Cosine, Karras, Rectified, Tabulated, VarianceExploding, VariancePreserving
+from kakusan.schedules import Cosine, Karras, Rectified, VarianceExploding, VariancePreserving
 
 ROWS = [X0(), Eps(), V(), Velocity(), Score(), Edm()]
 PATHS = [

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kakusan import grids
+from kakusan.schedule_tables import Tabulated
 from kakusan.schedule_wrappers import Shifted, ZeroTerminalSnr
-from kakusan.schedules import Cosine, Karras, Rectified, Sigmoid, Tabulated, VarianceExploding, VariancePreserving
+from kakusan.schedules import Cosine, Karras, Rectified, Sigmoid, VarianceExploding, VariancePreserving
 
 SCHEDULES = [
     Cosine(),

@@ -20,6 +20,7 @@ RANKS = (
     ("nn", "runtime"),
     (
         "schedules",
+        "schedule_tables",
         "schedule_wrappers",
         "sde",
         "learned_schedule",

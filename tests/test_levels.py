@@ -7,7 +7,8 @@ from torch import Tensor
 from kakusan import grids
 from kakusan.learned_schedule import LearnedSchedule
 from kakusan.levels import blend, tabulate
-from kakusan.schedules import Cosine, Karras, NoiseSchedule, Rectified, Tabulated
+from kakusan.schedule_tables import Tabulated
+from kakusan.schedules import Cosine, Karras, NoiseSchedule, Rectified
 
 GRID = torch.tensor([0.9, 0.5, 0.25, 0.0], dtype=torch.float64)
 

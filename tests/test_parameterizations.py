@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from kakusan import specs
 from kakusan.denoiser import Denoiser
 from kakusan.parameterizations import X0, Edm, Eps, Parameterization, Score, V, Velocity
+from kakusan.schedule_tables import Tabulated
 from kakusan.schedule_wrappers import Shifted, ZeroTerminalSnr
 from kakusan.schedules import (
     Cosine,
@@ -15,7 +16,6 @@ from kakusan.schedules import (
     Rectified,
     Sigmoid,
     SubVariancePreserving,
-    Tabulated,
     VarianceExploding,
     VariancePreserving,
 )

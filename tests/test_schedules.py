@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kakusan import specs
+from kakusan.schedule_tables import Tabulated
 from kakusan.schedule_wrappers import Shifted, ZeroTerminalSnr
 from kakusan.schedules import (
     Cosine,
@@ -15,7 +16,6 @@ from kakusan.schedules import (
     Rectified,
     Sigmoid,
     SubVariancePreserving,
-    Tabulated,
     VarianceExploding,
     VariancePreserving,
     expand,

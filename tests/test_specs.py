@@ -9,8 +9,9 @@ import torch
 from kakusan import specs
 from kakusan.conditioning import ClassLabels
 from kakusan.denoiser import LogSnrMap, NoiseMap, TimeMap
+from kakusan.schedule_tables import Tabulated
 from kakusan.schedule_wrappers import Shifted
-from kakusan.schedules import Cosine, NoiseSchedule, Tabulated
+from kakusan.schedules import Cosine, NoiseSchedule
 
 
 def through_json(value):

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kakusan import specs
-from kakusan.schedules import Cosine, Karras, Rectified, Tabulated, VarianceExploding, VariancePreserving
+from kakusan.schedule_tables import Tabulated
+from kakusan.schedules import Cosine, Karras, Rectified, VarianceExploding, VariancePreserving
 from kakusan.time_samplers import (
     Antithetic,
     Discrete,

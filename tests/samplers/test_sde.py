@@ -26,6 +26,7 @@ from kakusan.levels import Level
 from kakusan.oracles import GaussianMixture
 from kakusan.parameterizations import Velocity
 from kakusan.samplers import SEEDS, DPMSolverPP, EulerMaruyama, Heun, State, sample
+from kakusan.schedule_tables import Tabulated
 from kakusan.schedule_wrappers import Shifted, ZeroTerminalSnr
 from kakusan.schedules import (
     Cosine,
@@ -34,7 +35,6 @@ from kakusan.schedules import (
     Rectified,
     Sigmoid,
     SubVariancePreserving,
-    Tabulated,
     VarianceExploding,
     VariancePreserving,
 )
