@@ -89,12 +89,12 @@ class Autoregressive(nn.Module):
     """A small gated network of masked convolutions in raster order (PixelCNN, van den Oord et al. 2016): logits of
     every pixel's level given those before it."""
 
-    def __init__(self, levels: int, *, width: int = 96, depth: int = 6, dropout: float = 0.3) -> None:
+    def __init__(self, levels: int, *, width: int = 64, depth: int = 6, dropout: float = 0.3) -> None:
         super().__init__()
         self.levels = levels
         self.stem = MaskedConv(2, width, 5, own=False)
         self.blocks = nn.ModuleList(
-            nn.ModuleList([MaskedConv(width, 2 * width, 5, own=True), nn.Conv2d(width, width, 1)]) for _ in range(depth)
+            nn.ModuleList([MaskedConv(width, 2 * width, 3, own=True), nn.Conv2d(width, width, 1)]) for _ in range(depth)
         )
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Sequential(nn.SiLU(), nn.Conv2d(width, 128, 1), nn.SiLU(), nn.Conv2d(128, levels, 1))

@@ -161,7 +161,10 @@ def main() -> None:
         if name in MODELS:
             if options.again:
                 pipeline = kakusan.load(folder(name))
-                model, said = pipeline.model, str(pipeline.facts.training.get("said", "")) or f"step {pipeline.facts.training['steps']}"
+                model, said = (
+                    pipeline.model,
+                    str(pipeline.facts.training.get("said", "")) or f"step {pipeline.facts.training['steps']}",
+                )
             else:
                 model, facts, said = train(name, learn, valid, minutes=options.minutes)
                 save(name, model, facts)
