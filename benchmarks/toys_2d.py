@@ -259,9 +259,10 @@ Karras' spacing) from {points:,} true points, each half scored by the network tr
   batches at a high rate learn more in a minute: on the checkerboard EDM's divergence was 0.022 nats with 512 points at
   6e-3 and 0.019 with 2,048 at 1e-2.
 - Prediction. DDPM, VE and sub-VP minimise the error of eps (their objective), and VDM the bound, but the network's
-  output is read by EDM's row in all of them. A network whose output is eps itself must reproduce its input at high noise, and what it misses there is small
-  but rough: the density of the flow sees the derivative. On the spiral, in a trial of 800 steps of 256 points, the
-  divergence was 0.24 nats with eps as output (15 % of its times even) and 0.19 with EDM's row and weight.
+  output is read by EDM's row in all of them. A network whose output is eps itself must reproduce its input at high
+  noise, and what it misses there is small but rough: the density of the flow sees the derivative. On the spiral, in a
+  trial of 800 steps of 256 points, the divergence was 0.24 nats with eps as output (15 % of its times even) and 0.19
+  with EDM's row and weight.
 - The first layer's frequencies begin at a standard deviation of 3 radians a unit; 6 was worse (0.33 against 0.27 nats
   after 2,500 steps of DDPM with even times, one run each, before the last changes to the network).
 - Training steps in the minute: {steps_low:,} to {steps_high:,}.
