@@ -81,7 +81,7 @@ def _in_noise(
         lowest = highest * LOWEST_NOISE / HIGHEST_NOISE
     count = num_steps if to_data else num_steps + 1
     noise = between(highest, lowest, count)
-    grid = schedule.time(-2.0 * noise.log())
+    grid = schedule.time(-2.0 * noise.log()).detach()
     if start is not None or highest == float(_noise(schedule, first)):
         grid[0] = first
     if to_data:
@@ -91,7 +91,7 @@ def _in_noise(
 
 
 def _noise(schedule: NoiseSchedule, t: float) -> Tensor:
-    return (-0.5 * schedule.log_snr(torch.tensor(t, dtype=torch.float64))).exp()
+    return (-0.5 * schedule.log_snr(torch.tensor(t, dtype=torch.float64))).exp().detach()
 
 
 def karras(

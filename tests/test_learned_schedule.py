@@ -5,11 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kakusan import specs
+from kakusan import grids, specs
 from kakusan.denoiser import Denoiser
 from kakusan.learned_schedule import FIRST_TIME, LearnedSchedule, Sensitivity
 from kakusan.nn import MLP
 from kakusan.parameterizations import Eps
+from kakusan.samplers import SAMPLERS, sample
 from kakusan.schedules import NoiseSchedule
 
 
@@ -103,3 +104,12 @@ def test_sensitivity_makes_the_gradient_of_a_square():
     ends = torch.autograd.grad(loss(plain).sum(), [plain.high, plain.log_range])
     torch.testing.assert_close(schedule.rises.grad, rises)
     torch.testing.assert_close([schedule.high.grad, schedule.log_range.grad], list(ends))
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "adaptive"])
+def test_every_sampler_runs_on_it(name):
+    """Warnings are errors here: a schedule with gradients must not leak them into a grid or a level."""
+    schedule = random_schedule(4)
+    denoiser = Denoiser(MLP(dim=2, width=16, depth=1), schedule, Eps())
+    for grid in (grids.karras, grids.log_snr, grids.uniform):
+        assert bool(sample(denoiser, SAMPLERS[name], grid(schedule, 6), (3, 2)).isfinite().all())
