@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kakusan.conditioning import Condition
 from kakusan.levels import Level, Scalar, blend, scaled
 from kakusan.parameterizations import Parameterization
-from kakusan.schedules import MAX_LOG_SNR, NoiseSchedule, expand
+from kakusan.schedules import MAX_LOG_SNR, NoiseSchedule, check_monotone, expand
 from kakusan.specs import register
 from kakusan.transitions import log_variance_between
 
@@ -201,7 +201,8 @@ class Denoiser(BaseDenoiser):
             (Nichol & Dhariwal 2021).
 
     Raises:
-        ValueError: the output would say nothing at an end of the schedule (eps on a zero-terminal-SNR schedule).
+        ValueError: the output would say nothing at an end of the schedule (eps on a zero-terminal-SNR schedule), or the
+            schedule's log-SNR does not fall.
     """
 
     def __init__(
@@ -218,6 +219,7 @@ class Denoiser(BaseDenoiser):
         super().__init__()
         if sigma_data <= 0.0:
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+        check_monotone(schedule)
         parameterization.check(schedule)
         self.backbone = backbone
         self.schedule = schedule

@@ -34,8 +34,20 @@ class Level:
         """The level at `t`: a float or () for all samples, or (B,) with `like` (B, C, *spatial), the samples.
 
         Values are computed in fp64 and only then brought to the samples' dtype.
+
+        Raises:
+            ValueError: t outside [0, 1], or several times without the samples.
         """
         wide = torch.as_tensor(t, dtype=torch.float64)
+        # Not on an accelerator, where asking would wait for it.
+        if (
+            wide.is_cpu
+            and wide.numel()
+            and not (float(wide.detach().min()) >= 0.0 and float(wide.detach().max()) <= 1.0)
+        ):
+            raise ValueError(
+                f"times lie in [0, 1], where 0 is data and 1 is noise; got {wide.detach().flatten()[:4].tolist()}"
+            )
         values = (wide, schedule.alpha(wide), schedule.sigma(wide), schedule.log_snr(wide))
         if wide.dim() == 0 and not schedule.learnable:
             return cls(*(float(value) for value in values))

@@ -71,6 +71,23 @@ class NoiseSchedule(ABC):
         return min(max(float(self.time(torch.tensor(log_snr, dtype=torch.float64)).detach()), 0.0), 1.0)
 
 
+def check_monotone(schedule: NoiseSchedule) -> None:
+    """Refuse a path on which the noise does not grow all the way: its log-SNR has no inverse.
+
+    Raises:
+        ValueError: with the place where it does not fall.
+    """
+    t = torch.linspace(schedule.t_min, schedule.t_max, 129, dtype=torch.float64)
+    log_snr = schedule.log_snr(t).detach()
+    bad = ~(log_snr.diff() < 0.0)
+    if bool(bad.any()):
+        at = int(bad.nonzero()[0])
+        raise ValueError(
+            f"the log-SNR of {type(schedule).__name__} must fall from t = 0 to 1, but goes from {float(log_snr[at]):.4g} "
+            f"to {float(log_snr[at + 1]):.4g} between t = {float(t[at]):.4g} and {float(t[at + 1]):.4g}"
+        )
+
+
 def _derivative(function: object, t: Tensor) -> Tensor:
     """d function / dt by automatic differentiation; each output depends on its own t only."""
     keep = t.requires_grad and torch.is_grad_enabled()

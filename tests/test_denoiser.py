@@ -181,3 +181,19 @@ def test_law_8_the_condition_reaches_the_network_and_changes_the_output():
 def test_a_nonsense_scale_is_refused():
     with pytest.raises(ValueError, match="sigma_data must be positive"):
         Denoiser(Spy(), Cosine(), V(), sigma_data=0.0)
+
+
+@pytest.mark.parametrize("t", [-0.01, 1.01, float("nan"), torch.tensor([0.2, 1.5])])
+def test_a_time_outside_the_path_is_refused(t):
+    denoiser = Denoiser(Spy(), Cosine(), V())
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
+        denoiser(torch.zeros(2, 1, 4, 4), t)
+
+
+def test_a_schedule_whose_noise_does_not_grow_all_the_way_is_refused():
+    class Wavy(Cosine):
+        def log_snr(self, t):
+            return super().log_snr(t) + 3.0 * (12.0 * t).sin()
+
+    with pytest.raises(ValueError, match="log-SNR of Wavy must fall"):
+        Denoiser(Spy(), Wavy(), V())
