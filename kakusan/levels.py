@@ -40,11 +40,7 @@ class Level:
         """
         wide = torch.as_tensor(t, dtype=torch.float64)
         # Not on an accelerator, where asking would wait for it.
-        if (
-            wide.is_cpu
-            and wide.numel()
-            and not (float(wide.detach().min()) >= 0.0 and float(wide.detach().max()) <= 1.0)
-        ):
+        if wide.is_cpu and not bool(((wide >= 0.0) & (wide <= 1.0)).all()):
             raise ValueError(
                 f"times lie in [0, 1], where 0 is data and 1 is noise; got {wide.detach().flatten()[:4].tolist()}"
             )
