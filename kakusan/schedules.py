@@ -84,7 +84,8 @@ def check_monotone(schedule: NoiseSchedule) -> None:
         at = int(bad.nonzero()[0])
         raise ValueError(
             f"the log-SNR of {type(schedule).__name__} must fall from t = 0 to 1, but goes from "
-            f"{float(log_snr[at]):.4g} to {float(log_snr[at + 1]):.4g} between t = {float(t[at]):.4g} and {float(t[at + 1]):.4g}"
+            f"{float(log_snr[at]):.4g} to {float(log_snr[at + 1]):.4g} "
+            f"between t = {float(t[at]):.4g} and {float(t[at + 1]):.4g}"
         )
 
 
