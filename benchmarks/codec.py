@@ -1,7 +1,7 @@
 """Compress every held-out digit, decode it, and set the rate beside the model's bound.
 
-    kakusan train --data digits --out runs/digits
-    python benchmarks/codec.py runs/digits
+    python benchmarks/digits_likelihood.py --only vdm
+    python benchmarks/codec.py runs/digits-likelihood/vdm
 
 Writes docs/results/codec.md.
 """
@@ -139,9 +139,7 @@ def main() -> int:
         rows.append(measure(pipeline, pictures, steps=steps, bins=options.bins, batch=options.batch))
         print(rows[-1], flush=True)
     parameters = sum(p.numel() for p in pipeline.model.parameters())
-    model = (
-        f"{pipeline.path.parent.parent.name}/{pipeline.path.name}, weights {pipeline.weights}, {parameters} parameters"
-    )
+    model = f"{options.run}, weights {pipeline.weights}, {parameters} parameters"
     page = report(rows, others(pictures), count=len(pictures), values=pictures[0].numel(), model=model)
     print(page)
     options.out.parent.mkdir(parents=True, exist_ok=True)
