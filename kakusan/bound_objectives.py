@@ -65,7 +65,7 @@ class Hybrid(Objective):
     ) -> Tensor:
         """KL(q(x_s | x_t, x0) || p(x_s | x_t)) in bits/dim (B,); -log p(x0 | x_t) as a density where x_s is data."""
         level_s = Level.of(denoiser.schedule, (t - 1.0 / self.steps).clamp_min(0.0), x0)
-        earlier = Level.of(denoiser.schedule, t + 1.0 / self.steps, x0)
+        earlier = Level.of(denoiser.schedule, (t + 1.0 / self.steps).clamp_max(1.0), x0)
         c = denoiser.coefficients(level_t, x_t)
         error = (blend(x_t, c.x0_x, output, c.x0_f) - x0).float()
         learned = log_variance_between(

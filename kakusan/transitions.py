@@ -38,6 +38,8 @@ def log_variance_between(fraction: Tensor, level_t: Level, level_s: Level, lowes
     beta = torch.as_tensor(transition_variance(level_t, level_s), dtype=torch.float64)
     small = torch.as_tensor(posterior_variance(level_t, level_s), dtype=torch.float64)
     stand_in = beta if lowest is None else torch.as_tensor(lowest, dtype=torch.float64)
+    # A chain of one step has none before it.
+    stand_in = torch.where(stand_in > 0.0, stand_in, beta)
     small = torch.where(small > 0.0, small, stand_in)
     low, high = small.log().to(fraction), beta.log().to(fraction)
     return low + fraction * (high - low)

@@ -205,3 +205,14 @@ def test_discrete_data_are_decoded_and_others_refused():
         objective.terms(model, x0, None, t, eps)
     stored = (x0.clamp(-1.0, 1.0) * 8.0).round() / 8.0
     assert bool(objective.terms(model, stored, None, t, eps).loss.isfinite().all())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 1000])
+def test_the_hybrid_loss_is_finite_over_the_whole_path_and_for_the_shortest_chain(steps):
+    model = denoiser(0.2)
+    x0, eps = draws(6)
+    t = torch.tensor([1.0, 0.9999, 0.5, 1.0 / steps, 0.3 / steps, model.schedule.t_min], dtype=torch.float64)
+    terms = Hybrid(Discrete(steps), Simple(), steps=steps).terms(model, SPREAD * x0, None, t, eps)
+    assert bool(terms.loss.isfinite().all())
+    terms.loss.sum().backward()
+    assert bool(model.backbone.said.grad.isfinite())
