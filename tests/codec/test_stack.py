@@ -22,8 +22,10 @@ def test_a_push_undoes_a_pop(means: list[float], std: float, seed: int) -> None:
     spread = np.full(len(mean), std)
     wide = stack.pop_any(mean, spread)
     table = stack.pop_table(5, 3, lambda rows: np.tile([0.2, 0.5, 0.3], (rows.stop - rows.start, 1)))
-    # Bits are counted in whole words.
-    assert stack.bits < 32 * len(before) or len(means) < 10
+    assert stack.bits <= 32 * len(before)
+    if std >= 1.0 and len(means) >= 20:
+        # The likeliest symbol costs 1.3 bits or more, so 40 of them are over the 32 that whole words can hide.
+        assert stack.bits < 32 * len(before)
     stack.push_table(table, 3, lambda rows: np.tile([0.2, 0.5, 0.3], (rows.stop - rows.start, 1)))
     stack.push_any(wide, mean, spread)
     stack.push_normal(drawn, mean, std)
