@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kakusan import runtime
+from kakusan.choices import choose
 from kakusan.conditioning import Condition
 from kakusan.config import TrainConfig, merge
 from kakusan.data.source import Pictures, open_data
@@ -34,7 +36,7 @@ from kakusan.likelihood import (
     UniformNoise,
 )
 from kakusan.pipeline import Pipeline, load
-from kakusan.specs import suggestion, to_spec
+from kakusan.specs import to_spec
 from kakusan.train.estimate import duration
 from kakusan.train.sources import open_parts
 
@@ -46,17 +48,19 @@ DIVERGENCES = {"exact": lambda probes: Exact(), "hutchinson": Hutchinson}
 
 
 def _bound(spec: DataSpec, options: dict[str, Any]) -> Method:
-    return Bound(_pick(DECODERS, options, "decoder").for_data(spec), options["draws"] or 16)
+    return Bound(choose(DECODERS, options["decoder"], "decoder").for_data(spec), options["draws"] or 16)
 
 
 def _chain(spec: DataSpec, options: dict[str, Any]) -> Method:
-    decoder = _pick(DECODERS, options, "decoder").for_data(spec)
-    return Chain(decoder, options["steps"] or 1000, options["draws"] or 16, _pick(VARIANCES, options, "variance"))
+    decoder = choose(DECODERS, options["decoder"], "decoder").for_data(spec)
+    return Chain(
+        decoder, options["steps"] or 1000, options["draws"] or 16, choose(VARIANCES, options["variance"], "variance")
+    )
 
 
 def _flow(spec: DataSpec, options: dict[str, Any]) -> Method:
-    noise = _pick(DEQUANTISATIONS, options, "dequantisation").for_data(spec)
-    divergence = _pick(DIVERGENCES, options, "divergence")(options["probes"])
+    noise = choose(DEQUANTISATIONS, options["dequantisation"], "dequantisation").for_data(spec)
+    divergence = choose(DIVERGENCES, options["divergence"], "divergence")(options["probes"])
     return Flow(noise, divergence, options["steps"] or 64, options["draws"] or 1)
 
 
@@ -84,7 +88,7 @@ def measure(
     where = runtime.pick_device(device)
     runtime.tune(device=where)
     pipeline = load(run, weights=weights, device=where)
-    chosen = _pick(METHODS, {"method": method}, "method")(pipeline.data, options)
+    chosen = choose(METHODS, method, "method")(pipeline.data, options)
     pictures = open_pictures(pipeline, data)
     count = len(pictures) if num is None else min(num, len(pictures))
     if count < 1 or batch < 1:
@@ -184,7 +188,7 @@ def _part(
 
 def table(record: LikelihoodRecord) -> str:
     """The record for people."""
-    each = record.dims * 0.6931471805599453
+    each = record.dims * math.log(2.0)
     lines = [f"{name:<16}{value / each:>10.4f}" for name, value in record.terms.items()]
     total = f"{'bits/dim':<16}{record.bits_per_dim:>10.4f} +- {record.bits_error:.4f}"
     return "\n".join(
@@ -194,10 +198,3 @@ def table(record: LikelihoodRecord) -> str:
             f"{record.levels} levels)",
         ]
     )
-
-
-def _pick(choices: dict[str, Any], options: dict[str, Any], what: str) -> Any:
-    name = options[what]
-    if name not in choices:
-        raise ValueError(f"no {what} {name!r}{suggestion(name, list(choices))}; there are {', '.join(choices)}")
-    return choices[name]
