@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kakusan.gaussian import log_interval
+
 
 def diagonal_mixture_nats(mixture: Any, stored: Tensor, levels: int) -> Tensor:
     """-log P of integers under a diagonal Gaussian mixture: the mass of each bin, the outer ones open. Exact."""
@@ -28,10 +30,7 @@ def diagonal_mixture_nats(mixture: Any, stored: Tensor, levels: int) -> Tensor:
         high = (x + 0.5 - mean[k]) / std[k]
         low = low.masked_fill(x == 0, -math.inf)
         high = high.masked_fill(x == levels - 1, math.inf)
-        flip = low + high > 0
-        low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
-        below, above = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
-        total[:, k] = (above + torch.log1p(-(below - above).exp())).sum(1)
+        total[:, k] = log_interval(low, high).sum(1)
     return -(total + torch.from_numpy(mixture.weights_).log()).logsumexp(1)
 
 

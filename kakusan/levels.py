@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from kakusan.schedules import NoiseSchedule, expand
+from kakusan.schedules import NoiseSchedule, expand, remembered
 
 Scalar: TypeAlias = "float | Tensor"
 
@@ -64,22 +62,14 @@ class Level:
 
 def tabulate(schedule: NoiseSchedule, grid: Tensor) -> tuple[Level, ...]:
     """The levels of a 1-D grid of times; those of a frozen schedule are kept for the next run on the same grid."""
-    times = tuple(grid.to(torch.float64).tolist())
-    parameters = getattr(schedule, "__dataclass_params__", None)
-    if parameters is not None and parameters.frozen and not schedule.learnable:
-        # A frozen dataclass that holds a list has no hash.
-        with suppress(TypeError):
-            return _kept_levels(schedule, times)
-    return _levels(schedule, times)
+    return _levels(schedule, tuple(grid.to(torch.float64).tolist()))
 
 
+@remembered(64)
 def _levels(schedule: NoiseSchedule, times: tuple[float, ...]) -> tuple[Level, ...]:
     wide = torch.tensor(times, dtype=torch.float64)
     columns = (times, *(f(wide).tolist() for f in (schedule.alpha, schedule.sigma, schedule.log_snr)))
     return tuple(Level(*row) for row in zip(*columns, strict=True))
-
-
-_kept_levels = lru_cache(maxsize=64)(_levels)
 
 
 # On the CPU torch wraps a Python number into a tensor and converts it in every call, which costs as much as a small

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache, wraps
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +22,7 @@ from torch.nn.functional import softplus
 from kakusan.specs import register
 
 MAX_LOG_SNR = 20.0
+_F = TypeVar("_F", bound=Callable[..., object])
 
 
 class NoiseSchedule(ABC):
@@ -69,6 +74,36 @@ class NoiseSchedule(ABC):
 
     def _bound(self, log_snr: float) -> float:
         return min(max(float(self.time(torch.tensor(log_snr, dtype=torch.float64)).detach()), 0.0), 1.0)
+
+
+def remembered(size: int) -> Callable[[_F], _F]:
+    """Decorator: the last `size` values of a function of a schedule and plain values are kept.
+
+    Only where no argument can change: a learned schedule, one that is not a frozen dataclass, or one that holds a list
+    is asked anew each time.
+    """
+
+    def decorate(function: _F) -> _F:
+        kept = lru_cache(maxsize=size)(function)
+
+        @wraps(function)
+        def ask(*given: object) -> object:
+            if all(_fixed(value) for value in given):
+                # A frozen dataclass that holds a list has no hash.
+                with suppress(TypeError):
+                    return kept(*given)
+            return function(*given)
+
+        return ask  # type: ignore[return-value]
+
+    return decorate
+
+
+def _fixed(value: object) -> bool:
+    parameters = getattr(value, "__dataclass_params__", None)
+    if parameters is None:
+        return isinstance(value, float | tuple)
+    return bool(parameters.frozen) and not isinstance(value, torch.nn.Module)
 
 
 def check_monotone(schedule: NoiseSchedule) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from kakusan.noise import Stream, uniform
-from kakusan.schedules import NoiseSchedule
+from kakusan.schedules import NoiseSchedule, remembered
 from kakusan.specs import register
 
 _GOLDEN = 0.6180339887498949
@@ -115,32 +114,27 @@ class _Normal(TimeSampler):
     def _time(self, schedule: NoiseSchedule, z: Tensor) -> Tensor:
         """t of the variable."""
 
-    def _cut(self, schedule: NoiseSchedule) -> tuple[float, float, bool]:
-        return _find_cut(self, schedule) if schedule.learnable else _kept_cut(self, schedule)
-
     def quantile(self, schedule: NoiseSchedule, u: Tensor) -> Tensor:
-        low, high, falling = self._cut(schedule)
+        low, high, falling = _cut(schedule, self)
         part = 1.0 - u if falling else u
         z = self.mean + self.std * torch.special.ndtri(low + (high - low) * part)
         return self._time(schedule, z).clamp(schedule.t_min, schedule.t_max)
 
     def density(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
-        low, high, _ = self._cut(schedule)
+        low, high, _ = _cut(schedule, self)
         z, slope = self._variable(schedule, t), self._slope(schedule, t)
         normal = (-0.5 * ((z - self.mean) / self.std) ** 2).exp() / (self.std * math.sqrt(2.0 * math.pi))
         return normal * slope / (high - low)
 
 
-def _find_cut(sampler: _Normal, schedule: NoiseSchedule) -> tuple[float, float, bool]:
+# Asked for twice in every training step, and the same each time while the schedule is.
+@remembered(256)
+def _cut(schedule: NoiseSchedule, sampler: _Normal) -> tuple[float, float, bool]:
     """Where the schedule's ends cut the normal distribution: (lower, upper) probability, whether t falls with it."""
     ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
     values = sampler._variable(schedule, ends)
     low, high = torch.special.ndtr((values - sampler.mean) / sampler.std).tolist()
     return min(low, high), max(low, high), low > high
-
-
-# Asked for twice in every training step, and the same each time while the schedule is.
-_kept_cut = lru_cache(maxsize=256)(_find_cut)
 
 
 @register

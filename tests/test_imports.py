@@ -16,7 +16,7 @@ MAX_LINES = 420
 
 # Lower ranks never import higher ones; equals may, without cycles. The longest name that fits a module decides.
 RANKS = (
-    ("specs", "extras", "noise", "conditioning", "couplings", "files", "data.spec", "data.fit"),
+    ("specs", "extras", "noise", "conditioning", "couplings", "gaussian", "files", "data.spec", "data.fit"),
     ("nn", "runtime"),
     (
         "schedules",

@@ -1,5 +1,7 @@
 """Densities of t: they integrate to one, their quantiles match, and stratified times cover evenly."""
 
+from dataclasses import dataclass
+
 import pytest
 import scipy.stats
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from kakusan import specs
 from kakusan.schedule_tables import Tabulated
-from kakusan.schedules import Cosine, Karras, Rectified, VarianceExploding, VariancePreserving
+from kakusan.schedules import Cosine, Karras, NoiseSchedule, Rectified, VarianceExploding, VariancePreserving
 from kakusan.time_samplers import (
     Antithetic,
     Discrete,
@@ -151,3 +153,29 @@ def test_a_chain_with_no_step_where_networks_are_evaluated_is_refused():
 @pytest.mark.parametrize("sampler", [*SAMPLERS, Discrete(50)], ids=str)
 def test_stored_and_built_again(sampler):
     assert specs.from_spec(specs.to_spec(sampler), TimeSampler) == sampler
+
+
+@dataclass
+class Changeable(NoiseSchedule):
+    """A rectified path of any noise, which has no hash and may change."""
+
+    top: float = 1.0
+
+    def alpha(self, t):
+        return 1.0 - t
+
+    def sigma(self, t):
+        return self.top * t
+
+    def time(self, log_snr):
+        u = torch.exp(-0.5 * log_snr)
+        return u / (self.top + u)
+
+
+def test_a_schedule_that_can_change_is_asked_anew():
+    sampler, schedule, u = LogNormalSigma(), Changeable(), torch.tensor([0.001, 0.3, 0.9], dtype=torch.float64)
+    before = sampler.quantile(schedule, u)
+    schedule.top = 5.0
+    fresh = sampler.quantile(Changeable(5.0), u)
+    assert torch.equal(sampler.quantile(schedule, u), fresh)
+    assert not torch.equal(before, fresh)

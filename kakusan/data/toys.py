@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kakusan.gaussian import log_interval
+
 _CHUNK = 1 << 21
 """Pairs of point and node worked on at once."""
 
@@ -168,7 +170,7 @@ class Curve(Toy):
         return every[(uniform[:, 0] * len(every)).long(), torch.arange(len(uniform))]
 
     @cached_property
-    def _nodes(self) -> tuple[Tensor, Tensor]:
+    def nodes(self) -> tuple[Tensor, Tensor]:
         """Quadrature over u: nodes (K, 2) and log weights (K,). Sixteen nodes for every five noise widths
         of curve: within 1e-6 wherever the density is not below e^-60."""
         panels = math.ceil(self.speed / (5.0 * self.noise))
@@ -179,7 +181,7 @@ class Curve(Toy):
         return places.reshape(-1, 2), log_weights.repeat(len(places))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return _gaussians(x, *self._nodes, self.noise)
+        return _gaussians(x, *self.nodes, self.noise)
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,7 @@ class Checkerboard(Toy):
             inside = ((cell >= 0) & (cell < self.squares)).all(dim=-1) & (cell.sum(dim=-1) % 2 == 0)
             return torch.log(inside.to(torch.float64) / area)
         edges = torch.arange(self.squares + 1, dtype=torch.float64) * self.side - 2.0
-        share = _log_interval((edges[:-1] - x[..., None]) / self.noise, (edges[1:] - x[..., None]) / self.noise)
+        share = log_interval((edges[:-1] - x[..., None]) / self.noise, (edges[1:] - x[..., None]) / self.noise)
         even, odd = share[..., ::2].logsumexp(dim=-1), share[..., 1::2].logsumexp(dim=-1)
         both = torch.stack([even.sum(dim=-1), odd.sum(dim=-1)])
         return both.logsumexp(dim=0) - math.log(area)
@@ -289,15 +291,6 @@ class Checkerboard(Toy):
         if self.noise == 0.0:
             return math.log(0.5 * self.squares**2 * self.side**2)
         return super().entropy
-
-
-def _log_interval(low: Tensor, high: Tensor) -> Tensor:
-    """log(Phi(high) - Phi(low)) for low < high, without loss in the tails."""
-    # On the right of zero the mirrored interval has the small tail probabilities that logarithms keep.
-    mirror = low > 0.0
-    low, high = torch.where(mirror, -high, low), torch.where(mirror, -low, high)
-    top, bottom = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
-    return top + torch.log(-torch.expm1(bottom - top))
 
 
 TOYS: Mapping[str, Toy] = {

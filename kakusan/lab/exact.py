@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from kakusan.conditioning import Condition
-from kakusan.data.toys import Checkerboard, Curve, Mixture, Rings, Toy, _log_interval
+from kakusan.data.toys import Checkerboard, Curve, Mixture, Rings, Toy
+from kakusan.gaussian import log_interval
 from kakusan.levels import Level, Scalar
 from kakusan.oracles import GaussianMixture, Oracle
 from kakusan.schedules import NoiseSchedule
@@ -56,13 +57,13 @@ class Boxes(Oracle):
         """log density of x_t (B, D) at t, (B,), in nats."""
         level = Level.of(self.schedule, t, x_t)
         low, high, _, _ = self._ends(x_t, level)
-        share = _log_interval(low, high) - (_column(level.alpha) * (self.high - self.low)).log()
+        share = log_interval(low, high) - (_column(level.alpha) * (self.high - self.low)).log()
         return share.sum(-1).logsumexp(1) - math.log(len(self.low))
 
     def output(self, x_t: Tensor, level: Level, cond: Condition | None) -> Tensor:
         low, high, spread, x = self._ends(x_t, level)
         alpha = _column(level.alpha)
-        mass = _log_interval(low, high)
+        mass = log_interval(low, high)
         weight = (mass - (self.high - self.low).log()).sum(-1).softmax(1)
         # The mean of a standard normal between two ends, then kept between them against rounding.
         normal = -0.5 * math.log(2.0 * math.pi)
@@ -104,7 +105,7 @@ def _(toy: Mixture, schedule: NoiseSchedule) -> Exact:
 
 @exact_denoiser.register
 def _(toy: Curve, schedule: NoiseSchedule) -> Exact:
-    places, log_weights = toy._nodes
+    places, log_weights = toy.nodes
     return GaussianMixture(places, toy.noise, log_weights.exp(), schedule=schedule)
 
 
@@ -156,5 +157,5 @@ def _(exact: GaussianMixture, level: Level, axis: Tensor) -> tuple[Tensor, Tenso
 @axis_factors.register
 def _(exact: Boxes, level: Level, axis: Tensor) -> tuple[Tensor, Tensor]:
     low, high, _, _ = exact._ends(axis.unsqueeze(1).expand(-1, 2), level)
-    share = _log_interval(low, high).exp() / (float(level.alpha) * (exact.high - exact.low))
+    share = log_interval(low, high).exp() / (float(level.alpha) * (exact.high - exact.low))
     return share.permute(2, 0, 1), torch.full((len(exact.low),), 1.0 / len(exact.low), dtype=torch.float64)

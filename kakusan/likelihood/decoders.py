@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kakusan.data.spec import DataSpec
+from kakusan.gaussian import log_interval
 from kakusan.levels import Level, Scalar
 from kakusan.specs import register
 
@@ -193,7 +194,7 @@ class DiscretizedGaussian(Discrete):
         high = (value + 0.5 * self.width - mean) * rate
         low = low.masked_fill(index == 0, -torch.inf)
         high = high.masked_fill(index == self.levels - 1, torch.inf)
-        return _log_mass(low, high).flatten(1).sum(1)
+        return log_interval(low, high).flatten(1).sum(1)
 
 
 @register
@@ -215,15 +216,6 @@ class Density(Decoder):
     def check(self, x: Tensor) -> None:
         if not x.is_floating_point() or not bool(x.isfinite().all()):
             raise ValueError("the density is of finite real numbers; integers and NaN have none")
-
-
-def _log_mass(low: Tensor, high: Tensor) -> Tensor:
-    """log(Phi(high) - Phi(low)) without cancellation, for low < high."""
-    # In the upper tail both are near 1: mirror the interval into the lower one, where they are small.
-    flip = low + high > 0.0
-    low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
-    below, above = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
-    return above + torch.log1p(-(below - above).exp())
 
 
 def _like(value: Scalar, like: Tensor) -> Tensor:

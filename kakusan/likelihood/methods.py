@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kakusan.conditioning import Condition
 from kakusan.denoiser import BaseDenoiser
-from kakusan.likelihood.bound import variational_bound
+from kakusan.likelihood.bound import BoundTerms, variational_bound
 from kakusan.likelihood.control import Control
 from kakusan.likelihood.decoders import Categorical, Decoder
 from kakusan.likelihood.dequantise import Dequantisation, TruncatedNormalNoise, dequantised_log_prob
@@ -45,68 +45,51 @@ class Method(ABC):
         return found
 
 
+@dataclass(frozen=True)
+class _ByDecoder(Method):
+    """Bounds that end in a decoder, from `draws` random terms for each sample."""
+
+    decoder: Decoder = field(default_factory=Categorical)
+    draws: int = 16
+    control: Control = field(default_factory=Control)
+
+    @property
+    def levels(self) -> int | None:
+        return self.decoder.levels
+
+    def terms(self, denoiser: BaseDenoiser, x0: Tensor, cond: Condition | None, seeds: Tensor) -> dict[str, Tensor]:
+        common = {"decoder": self.decoder, "seeds": seeds, "draws": self.draws, "control": self.control}
+        return self._estimate(denoiser, x0, cond, **common).named()
+
+    @abstractmethod
+    def _estimate(self, denoiser: BaseDenoiser, x0: Tensor, cond: Condition | None, **common: Any) -> BoundTerms:
+        """The bound."""
+
+    def calls(self, dims: int) -> float:
+        return self.draws
+
+
 @register
 @dataclass(frozen=True)
-class Bound(Method):
+class Bound(_ByDecoder):
     """The variational bound in continuous time."""
 
-    decoder: Decoder = field(default_factory=Categorical)
-    draws: int = 16
     times: TimeSampler | None = None
-    control: Control = field(default_factory=Control)
 
-    @property
-    def levels(self) -> int | None:
-        return self.decoder.levels
-
-    def terms(self, denoiser: BaseDenoiser, x0: Tensor, cond: Condition | None, seeds: Tensor) -> dict[str, Tensor]:
-        found = variational_bound(
-            denoiser,
-            x0,
-            cond,
-            decoder=self.decoder,
-            seeds=seeds,
-            times=self.times,
-            draws=self.draws,
-            control=self.control,
-        )
-        return found.named()
-
-    def calls(self, dims: int) -> float:
-        return self.draws
+    def _estimate(self, denoiser: BaseDenoiser, x0: Tensor, cond: Condition | None, **common: Any) -> BoundTerms:
+        return variational_bound(denoiser, x0, cond, times=self.times, **common)
 
 
 @register
 @dataclass(frozen=True)
-class Chain(Method):
+class Chain(_ByDecoder):
     """The bound of a chain of T steps, by random terms."""
 
-    decoder: Decoder = field(default_factory=Categorical)
     steps: int = 1000
-    draws: int = 16
     variance: ReverseVariance = field(default_factory=Posterior)
-    control: Control = field(default_factory=Control)
 
-    @property
-    def levels(self) -> int | None:
-        return self.decoder.levels
-
-    def terms(self, denoiser: BaseDenoiser, x0: Tensor, cond: Condition | None, seeds: Tensor) -> dict[str, Tensor]:
-        found = step_bound(
-            denoiser,
-            x0,
-            cond,
-            decoder=self.decoder,
-            seeds=seeds,
-            steps=self.steps,
-            variance=self.variance,
-            draws=self.draws,
-            control=self.control,
-        )
-        return found.named()
-
-    def calls(self, dims: int) -> float:
-        return self.draws
+    def _estimate(self, denoiser: BaseDenoiser, x0: Tensor, cond: Condition | None, **common: Any) -> BoundTerms:
+        return step_bound(denoiser, x0, cond, steps=self.steps, variance=self.variance, **common)
 
 
 @register

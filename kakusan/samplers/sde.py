@@ -11,9 +11,7 @@ Chen 2022, arXiv 2204.13902, eq. 6, for the family). At l = 0 it is the probabil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,7 +22,7 @@ from kakusan.levels import Level, Scalar, add_scaled, blend, exp, expm1, root, s
 from kakusan.noise import StepNoise
 from kakusan.samplers.base import Sampler, State, at_data, level_at_log_snr, standing
 from kakusan.samplers.weights import as_array, exponential_moments, from_array
-from kakusan.schedules import MAX_LOG_SNR, NoiseSchedule
+from kakusan.schedules import MAX_LOG_SNR, NoiseSchedule, remembered
 from kakusan.sde import drift, squared_diffusion
 from kakusan.specs import register
 
@@ -84,11 +82,6 @@ class EulerMaruyama(_ReverseSde):
 def _rates(schedule: NoiseSchedule, level: Level) -> tuple[Scalar, Scalar]:
     """(f, g^2) at a level."""
     if not isinstance(level.t, Tensor):
-        parameters = getattr(schedule, "__dataclass_params__", None)
-        if parameters is not None and parameters.frozen and not schedule.learnable:
-            # A frozen dataclass that holds a list has no hash.
-            with suppress(TypeError):
-                return _kept_rates(schedule, level.t)
         return _rates_at(schedule, level.t)
     t = level.t.detach().to("cpu", torch.float64).reshape(-1)
     f, squared_g = drift(schedule, t), squared_diffusion(schedule, t)
@@ -96,14 +89,12 @@ def _rates(schedule: NoiseSchedule, level: Level) -> tuple[Scalar, Scalar]:
     return tuple(rate.view(level.t.shape).to(level.t.device) for rate in (f, squared_g))  # type: ignore[return-value]
 
 
+@remembered(4096)
 def _rates_at(schedule: NoiseSchedule, t: float) -> tuple[float, float]:
     time = torch.tensor(t, dtype=torch.float64)
     f, squared_g = drift(schedule, time), squared_diffusion(schedule, time)
     _refuse_infinite(schedule, f, time)
     return float(f), float(squared_g)
-
-
-_kept_rates = lru_cache(maxsize=4096)(_rates_at)
 
 
 def _refuse_infinite(schedule: NoiseSchedule, f: Tensor, t: Tensor) -> None:

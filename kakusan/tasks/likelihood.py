@@ -25,6 +25,7 @@ from kakusan.likelihood import (
     Chain,
     Discrete,
     DiscretizedGaussian,
+    Divergence,
     Exact,
     Flow,
     Hutchinson,
@@ -44,7 +45,7 @@ HELD_OUT = "held-out"
 DECODERS: dict[str, type[Discrete]] = {"categorical": Categorical, "gaussian": DiscretizedGaussian}
 VARIANCES = {"small": Posterior(), "large": Beta(), "learned": Learned()}
 DEQUANTISATIONS = {"truncated-normal": TruncatedNormalNoise(), "uniform": UniformNoise()}
-DIVERGENCES = {"exact": lambda probes: Exact(), "hutchinson": Hutchinson}
+DIVERGENCES: dict[str, Callable[[int], Divergence]] = {"exact": lambda probes: Exact(), "hutchinson": Hutchinson}
 
 
 def _bound(spec: DataSpec, options: dict[str, Any]) -> Method:
@@ -53,9 +54,8 @@ def _bound(spec: DataSpec, options: dict[str, Any]) -> Method:
 
 def _chain(spec: DataSpec, options: dict[str, Any]) -> Method:
     decoder = choose(DECODERS, options["decoder"], "decoder").for_data(spec)
-    return Chain(
-        decoder, options["steps"] or 1000, options["draws"] or 16, choose(VARIANCES, options["variance"], "variance")
-    )
+    variance = choose(VARIANCES, options["variance"], "variance")
+    return Chain(decoder, options["draws"] or 16, steps=options["steps"] or 1000, variance=variance)
 
 
 def _flow(spec: DataSpec, options: dict[str, Any]) -> Method:

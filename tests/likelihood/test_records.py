@@ -65,7 +65,7 @@ def test_values_that_are_none_are_refused():
     "method",
     [
         Bound(Density(), draws=4),
-        Chain(Density(), 20, 4, Beta()),
+        Chain(Density(), 4, steps=20, variance=Beta()),
         Flow(None, Exact(), 8),
         Flow(UniformNoise(9), Exact(), 8, 2),
     ],
