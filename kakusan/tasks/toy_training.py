@@ -84,20 +84,21 @@ def toy_steps(
             f"give a positive `steps` or `seconds`, not both, and a positive batch; got {steps=}, {seconds=}, {batch=}"
         )
     parameters = list(denoiser.parameters())
-    optimizer = optim.build(parameters)
+    optimizers = optim.build(parameters)
     began, share = time.perf_counter(), 0.0
     for step, (x0, places) in enumerate(batches(points, seed, batch)):
         warm = min(1.0, (step + 1) / (optim.warmup + 1))
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = optim.rate * warm * min(1.0, (1.0 - share) / max(optim.decay, 1e-9))
         noise = TrainingNoise(seed, torch.arange(step * batch, (step + 1) * batch), indices=places)
         loss = objective(denoiser, x0, None, noise).mean()
-        optimizer.zero_grad(set_to_none=True)
+        denoiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, optim.clip or float("inf"))
         if not bool(norm.isfinite()):
             raise TrainingDiverged(f"the loss or its gradient is not finite at step {step}; lower the learning rate")
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         ema.update()
         share = (step + 1) / steps if steps is not None else (time.perf_counter() - began) / (seconds or 1.0)
         yield ToyStep(step + 1, min(share, 1.0), loss.detach())

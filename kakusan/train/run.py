@@ -28,11 +28,10 @@ from kakusan.train.estimate import Estimate, duration
 from kakusan.train.feed import Feed
 from kakusan.train.held_out import FixedPairs
 from kakusan.train.metrics_log import MetricsLog
+from kakusan.train.pace import choose_threads, planned_steps, seconds_of_a_step, steps_again
 from kakusan.train.previews import preview, write_report
 from kakusan.train.sources import coupled, open_parts
 from kakusan.train.trainer import DiffusionLoss, Group, Trainer, TrainingDiverged, TrainStep, seeded
-
-DEFAULT_STEPS = 10_000
 
 
 class TrainingRun:
@@ -86,7 +85,7 @@ class TrainingRun:
         if init_from is not None and self._latest is None:
             self.say(f"starting from {init_from}: " + adapt(self.model, init_from).text())
         fresh = self._latest in (None, self.folder.checkpoint(0))
-        self._seconds = self._choose_threads() if fresh else 0.0
+        self._seconds = self._pace() if fresh else 0.0
         self.trainer = self._trainer()
         if old is not None and self._latest is not None:
             self._resume(self._latest, old)
@@ -98,48 +97,19 @@ class TrainingRun:
         run = self.config.run
         return Feed(self.training, seed=run.seed, batch=run.batch, device=self.device)
 
-    def _choose_threads(self) -> float:
-        """Seconds of one step, with the faster of all threads and one; the choice goes into the run's settings.
+    def _pace(self) -> float:
+        """Seconds of one step. A run keeps its number of threads, because sums depend on it in their last bits."""
+        batch, loss = self._feed().batch(0), self._loss()
 
-        On a machine that is busy with other work two threads can take many times as long as one: each waits for the
-        other at the end of every operation. A run keeps its number, because sums depend on it in their last bits.
-        """
-        seconds, threads = self._probe(), torch.get_num_threads()
+        def probe() -> float:
+            return seconds_of_a_step(self.model, loss, batch, precision=self.precision, device=self.device)
+
         if self.device.type != "cpu" or self.config.run.threads is not None:
-            return seconds
-        if threads > 1:
-            torch.set_num_threads(1)
-            alone = self._probe()
-            if alone < seconds:
-                self.say(f"one thread is faster than {threads} while this machine is busy")
-                seconds, threads = alone, 1
+            return probe()
+        seconds, threads = choose_threads(probe, self.say)
         self.facts_of_machine = runtime.tune(threads=threads, device=self.device)
         self.config = dataclasses.replace(self.config, run=dataclasses.replace(self.config.run, threads=threads))
         return seconds
-
-    def _probe(self) -> float:
-        """Seconds of one step, measured without changing anything."""
-        batch, loss = self._feed().batch(0), self._loss()
-        times = []
-        for _ in range(3):
-            began = time.perf_counter()
-            with seeded(0, self.device), self.precision.autocast():
-                terms = loss(batch)
-            terms.loss.mean().backward()
-            self.model.zero_grad(set_to_none=True)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            times.append(time.perf_counter() - began)
-        return min(times[1:])
-
-    def _planned_steps(self) -> int:
-        run = self.config.run
-        if run.steps is not None:
-            return run.steps
-        if run.minutes is not None:
-            # Measurements, previews and checkpoints take their share.
-            return max(1, int(run.minutes * 60.0 * 0.9 / max(self._seconds, 1e-6)))
-        return DEFAULT_STEPS
 
     def _trainer(self) -> Trainer:
         run = self.config.run
@@ -150,7 +120,7 @@ class TrainingRun:
             self.model,
             [group],
             self._feed(),
-            steps=self._planned_steps(),
+            steps=planned_steps(run, self._seconds),
             profiles={f"ema-{width:g}": EmaProfile(width) for width in run.ema},
             seed=run.seed,
             autocast=self.precision.autocast,
@@ -358,13 +328,9 @@ class TrainingRun:
             self._plan_again()
 
     def _plan_again(self) -> None:
-        """Keep a run that was asked for in minutes to its time, when the machine turns slower or faster."""
-        run, trainer = self.config.run, self.trainer
-        if run.minutes is None or run.steps is not None or trainer.step == 0:
-            return
-        left = run.minutes * 60.0 - self.elapsed()
-        pace = self.elapsed() / trainer.step
-        trainer.steps = max(trainer.step + 1, trainer.step + int(0.97 * left / pace))
+        steps = steps_again(self.config.run, self.trainer.step, self.elapsed())
+        if steps is not None:
+            self.trainer.steps = steps
 
     def _preview(self) -> None:
         preview(self.folder, self.trainer.step, self.model, self.facts(), self.average, seed=self.config.run.seed)

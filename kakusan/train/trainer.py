@@ -114,7 +114,8 @@ class Trainer:
         self.module, self.groups, self.feed = module, tuple(groups), feed
         self.steps, self.seed, self.autocast = steps, seed, autocast
         self.ema = Ema(module, profiles if profiles is not None else {"ema": EmaProfile()})
-        self.optimizers = [group.settings.build(group.parameters) for group in groups]
+        tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+        self.optimizers = [group.settings.build(group.parameters, tables) for group in groups]
         self.step = 0
         self.samples = 0
         self.rate_scale = 1.0
@@ -146,19 +147,20 @@ class Trainer:
         rate = 0.0
         losses, norms = [], []
         trouble: Trouble | None = None
-        for group, optimizer in zip(self.groups, self.optimizers, strict=True):
+        for group, optimizers in zip(self.groups, self.optimizers, strict=True):
             rate = group.settings.rate_at(self.step, self.steps) * self.rate_scale
-            for part in optimizer.param_groups:
+            for part in (part for optimizer in optimizers for part in optimizer.param_groups):
                 part["lr"] = rate
             with self._randomness():
-                loss, norm, terms = self._gradient(group, optimizer, batch)
+                loss, norm, terms = self._gradient(group, batch)
             losses.append(loss)
             norms.append(norm)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 trouble = self._diagnose(group, batch, terms, loss)
-                optimizer.zero_grad(set_to_none=True)
+                _forget(group)
                 break
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
         self.step += 1
         self.samples += len(batch)
         rolled_back = False
@@ -179,8 +181,8 @@ class Trainer:
             rolled_back,
         )
 
-    def _gradient(self, group: Group, optimizer: torch.optim.Optimizer, batch: Batch) -> tuple[float, float, LossTerms]:
-        optimizer.zero_grad(set_to_none=True)
+    def _gradient(self, group: Group, batch: Batch) -> tuple[float, float, LossTerms]:
+        _forget(group)
         size = -(-len(batch) // group.settings.accumulate)
         found: list[LossTerms] = []
         for start in range(0, len(batch), size):
@@ -254,10 +256,13 @@ class Trainer:
         averages = {profile: under(f"ema/{profile}/") for profile in self.ema.profiles}
         self.load_state(under("optimizer/"), facts, averages)
 
+    def _flat(self) -> list[torch.optim.Optimizer]:
+        return [optimizer for optimizers in self.optimizers for optimizer in optimizers]
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything but weights and averages that continuing needs: optimizer tensors, and plain numbers."""
         tensors: dict[str, Tensor] = {}
-        for i, optimizer in enumerate(self.optimizers):
+        for i, optimizer in enumerate(self._flat()):
             for j, values in optimizer.state_dict()["state"].items():
                 tensors |= {f"{i}/{j}/{key}": value for key, value in values.items()}
         facts = {
@@ -275,7 +280,7 @@ class Trainer:
         self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], averages: Mapping[str, Mapping[str, Tensor]]
     ) -> None:
         """Continue from `state()` and saved averages; the module's weights are loaded by the caller."""
-        for i, optimizer in enumerate(self.optimizers):
+        for i, optimizer in enumerate(self._flat()):
             state: dict[int, dict[str, Tensor]] = {}
             for name, value in tensors.items():
                 which, index, key = name.split("/")
@@ -286,3 +291,8 @@ class Trainer:
         self.step, self.samples, self.steps = int(facts["step"]), int(facts["samples"]), int(facts["steps"])
         self.rate_scale, self.rollbacks = float(facts["rate_scale"]), int(facts["rollbacks"])
         self._bad = int(facts["bad"])
+
+
+def _forget(group: Group) -> None:
+    for parameter in group.parameters:
+        parameter.grad = None

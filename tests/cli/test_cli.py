@@ -244,7 +244,7 @@ class TestTrain:
         def full(*_: object) -> None:
             raise RuntimeError("CUDA out of memory. Tried to allocate 3.00 GiB.\nmore lines")
 
-        monkeypatch.setattr("kakusan.train.run.TrainingRun._probe", full)
+        monkeypatch.setattr("kakusan.train.run.seconds_of_a_step", full)
         line = complaint(capsys, "train", "--data", pictures, "--out", tmp_path / "run", *TINY)
         assert "not enough memory. Use a smaller --batch" in line
         assert "--accumulate" in line

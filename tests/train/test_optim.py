@@ -35,7 +35,7 @@ def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
 
 def test_only_matrices_decay() -> None:
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2))
-    optimizer = OptimSettings(weight_decay=0.1).build(module.parameters())
+    (optimizer,) = OptimSettings(weight_decay=0.1).build(module.parameters())
     by_decay = {group["weight_decay"]: {p.dim() for p in group["params"]} for group in optimizer.param_groups}
     assert by_decay == {0.1: {4}, 0.0: {1}}
 
