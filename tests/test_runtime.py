@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -86,3 +87,36 @@ def test_peak_memory_grows():
 def test_import_leaves_torch_out():
     code = "import sys, kakusan.runtime; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def before_torch(monkeypatch):
+    """As in a fresh process that has not imported torch, in an environment of its own."""
+    monkeypatch.setattr(runtime, "_torch_is_loaded", lambda: False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+
+
+@pytest.mark.parametrize(("busy", "sleeps"), [(0.0, False), (0.39, False), (0.41, True), (1.0, True)])
+def test_threads_give_way_on_a_busy_machine(monkeypatch, before_torch, busy, sleeps):
+    ticks = iter(
+        [[100, 0, 0, 500, 100, 0, 0, 0], [100 + round(100 * busy), 0, 0, 600 - round(100 * busy), 100, 0, 0, 0]]
+    )
+    monkeypatch.setattr(runtime, "_core_times", lambda: next(ticks))
+    assert runtime.give_way() is sleeps
+    assert os.environ.get("OMP_WAIT_POLICY") == ("PASSIVE" if sleeps else None)
+
+
+def test_threads_wait_as_told_and_where_nothing_is_known(monkeypatch, before_torch):
+    monkeypatch.setattr(runtime, "_core_times", lambda: None)
+    assert not runtime.give_way()
+    monkeypatch.setattr(runtime, "_busy_share", lambda: 1.0)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert not runtime.give_way()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_a_loaded_torch_is_left_alone(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(runtime, "_busy_share", lambda: 1.0)
+    assert not runtime.give_way()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kakusan.cli.options import parse
+from kakusan.runtime import give_way
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class DemoOptions:
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     options = parse(DemoOptions, argv, verb="demo")
+    give_way()
     from kakusan.cli.train import Progress
     from kakusan.tasks.demo import demo
 

@@ -13,6 +13,7 @@ import tyro
 from kakusan.cli.options import parse
 from kakusan.config import MaybePath, MaybeText, TrainConfig, merge, read_toml, to_toml, with_length
 from kakusan.recipes import RECIPES
+from kakusan.runtime import give_way
 from kakusan.specs import suggestion
 
 if TYPE_CHECKING:
@@ -52,9 +53,12 @@ def main(argv: Sequence[str]) -> int:
     if options.print_config:
         print(to_toml(options.settings), end="")
         return 0
+    waiting = give_way()
     from kakusan.train.run import TrainingRun
 
     progress = Progress()
+    if waiting:
+        progress.say("this machine is busy with other work: threads that wait will sleep")
     run = TrainingRun(options.settings, options.out, init_from=options.init_from, say=progress.say, on_step=progress)
     classes = f", {len(run.spec.classes)} classes" if run.spec.classes else ""
     size = " x ".join(map(str, run.spec.size))
