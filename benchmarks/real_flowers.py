@@ -46,7 +46,7 @@ def settings(data: str, minutes: float, threads: int | None) -> TrainConfig:
                 "attention_levels": [],
                 "dropout": 0.1,
             },
-            "optim": {"rate": 3e-3, "warmup": 100, "decay": 0.5},
+            "optim": {"optimizer": "muon", "rate": 6e-3, "warmup": 100, "decay": 0.5},
             "run": {"minutes": minutes, "batch": 32, "threads": threads, "measurements": 20, "previews": 2},
         },
     )

@@ -3,16 +3,22 @@
     python benchmarks/stochastic_samplers.py
 
 Writes docs/results/stochastic-samplers.md and its picture. Everything is seeded; denoisers are known in closed form.
-About seven minutes on one core; it gives up after ten minutes of processor time.
+Each row is kept in runs/stochastic-samplers/ with the settings it was made under and is not made twice, so that rows
+can be added; after a change of the samplers themselves, start with `--fresh`. About twelve minutes on one core from
+nothing; it gives up after fifteen minutes of processor time, and another run goes on from there.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +55,8 @@ from kakusan.schedules import (  # noqa: E402
 
 OUT = ROOT / "docs" / "results" / "stochastic-samplers.md"
 PICTURE = OUT.with_suffix(".png")
-LIMIT_S = 600.0
+KEPT = ROOT / "runs" / "stochastic-samplers"
+LIMIT_S = 900.0
 SCHEDULES: dict[str, NoiseSchedule] = {
     "VP": VariancePreserving(),
     "VE": VarianceExploding(),
@@ -60,7 +67,23 @@ SCHEDULES: dict[str, NoiseSchedule] = {
 
 def in_time() -> None:
     if time.process_time() > LIMIT_S:
-        raise SystemExit(f"gave up after {LIMIT_S:.0f} s of processor time; nothing was written")
+        raise SystemExit(f"gave up after {LIMIT_S:.0f} s of processor time; run it again to go on from there")
+
+
+def kept(part: str, settings: list[Any], make: Callable[[], Any]) -> Any:
+    """What `make` returns (JSON values), made once for these settings."""
+    text = json.dumps([part, *(each if isinstance(each, (int, float, str)) else repr(each) for each in settings)])
+    path = KEPT / f"{part}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    if path.is_file() and "--fresh" not in sys.argv[1:]:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["settings"] == text:
+            return found["value"]
+    in_time()
+    value = make()
+    KEPT.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"settings": text, "value": value}, indent=1) + "\n", encoding="utf-8")
+    print(part, settings[0], value, flush=True)
+    return value
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -98,45 +121,49 @@ ALLOWED = {1: (0.9, 1.1), 2: (1.85, 2.15)}
 
 
 def orders() -> tuple[str, int]:
-    rows, missed, shown = [], 0, ""
+    rows, missed = [], 0
     for claim in CLAIMS:
-        cells = []
-        in_time()
-        for name, schedule in SCHEDULES.items():
-            start, end = times(schedule, 4.0, 4.0)
-            _, errors = moment_errors(
-                lone(schedule, std=0.3),
-                claim.sampler,
-                lambda n, s=schedule, a=start, b=end: grids.log_snr(s, n, start=a, end=b),  # type: ignore[misc]
-                STEPS,
-                draws=claim.draws,
-            )
-            cells.append(_order(slope(STEPS, errors), claim.order))
-            missed += cells[-1].startswith("**")
-            shown = f"{errors[0]:.0e}" if name == "VP" else shown
-        if claim.memory:
-            cells.append("–")
-        else:
-            schedule = SCHEDULES["cosine"]
-            start, end = times(schedule, 4.0, 4.0)
-            weak = [
-                weak_error(
-                    bumpy(schedule),
-                    claim.sampler,
-                    grids.uniform(schedule, n, start=start, end=end),
-                    draws=claim.draws,
-                    points=401,
-                    nodes=10 if claim.draws == 1 else 6,
-                )
-                for n in MIXTURE_STEPS
-            ]
-            cells.append(_order(slope(MIXTURE_STEPS, weak), claim.order))
-            missed += cells[-1].startswith("**")
+        settings = [claim.name, claim, STEPS, MIXTURE_STEPS, *SCHEDULES.values()]
+        found = kept("order", settings, partial(measured, claim))
+        cells = [_order(value, claim.order) for value in found["slopes"]]
+        missed += sum(cell.startswith("**") for cell in cells)
         calls = claim.sampler.network_calls(tabulate(Cosine(), grids.uniform(Cosine(), 64, end=0.1)))
-        rows.append([claim.name, str(claim.order), *cells, str(calls), shown])
-        print(rows[-1], flush=True)
+        weak = ["–"] if claim.memory else []
+        rows.append([claim.name, str(claim.order), *cells, *weak, str(calls), f"{found['error']:.0e}"])
     head = ["sampler", "claimed", *SCHEDULES, "mixture, cosine", "calls in 64 steps", "error at 64 (VP)"]
     return table(head, rows), missed
+
+
+def measured(claim: Claim) -> dict[str, Any]:
+    """Slopes on every schedule (and on the mixture, of a sampler without memory), and the error of the variance."""
+    slopes, shown = [], 0.0
+    for name, schedule in SCHEDULES.items():
+        start, end = times(schedule, 4.0, 4.0)
+        _, errors = moment_errors(
+            lone(schedule, std=0.3),
+            claim.sampler,
+            lambda n, s=schedule, a=start, b=end: grids.log_snr(s, n, start=a, end=b),  # type: ignore[misc]
+            STEPS,
+            draws=claim.draws,
+        )
+        slopes.append(slope(STEPS, errors))
+        shown = errors[0] if name == "VP" else shown
+    if not claim.memory:
+        schedule = SCHEDULES["cosine"]
+        start, end = times(schedule, 4.0, 4.0)
+        weak = [
+            weak_error(
+                bumpy(schedule),
+                claim.sampler,
+                grids.uniform(schedule, n, start=start, end=end),
+                draws=claim.draws,
+                points=401,
+                nodes=10 if claim.draws == 1 else 6,
+            )
+            for n in MIXTURE_STEPS
+        ]
+        slopes.append(slope(MIXTURE_STEPS, weak))
+    return {"slopes": slopes, "error": shown}
 
 
 def _order(measured: float, claimed: int) -> str:
@@ -221,35 +248,50 @@ def within(calls: int, sampler: Sampler, schedule: NoiseSchedule) -> Tensor:
 MARGINALS: list[tuple[str, Sampler, int]] = [
     ("Euler-Maruyama", EulerMaruyama(), CALLS),
     ("DDPM", DDPM(), CALLS),
+    ("DPM-Solver++ 1 SDE", DPMSolverPP(1, sde=True), CALLS),
+    ("DPM-Solver++ 2M SDE", DPMSolverPP(2, sde=True), CALLS),
+    ("DPM-Solver++ 3M SDE", DPMSolverPP(3, sde=True), CALLS),
+    ("Heun, churn 10", Heun(churn=10.0), CALLS),
+    ("Heun, churn 40", Heun(churn=40.0), CALLS),
     ("SEEDS-2", SEEDS(), CALLS),
     ("PC, DDPM + level rule", PredictorCorrector(), CALLS),
     ("PC, DDPM + norm rule", PredictorCorrector(step_size=NormRatio()), CALLS),
+    ("DDPM, half the calls", DDPM(), CALLS // 2),
+    ("PC, DDPM + level rule, four times the calls", PredictorCorrector(), 4 * CALLS),
     ("control: Euler-Maruyama", EulerMaruyama(), 16),
 ]
 PLACES = [("eight", "VP"), ("eight", "VE"), ("eight", "sub-VP"), ("unequal", "cosine")]
 
 
 def marginals() -> tuple[str, str, dict[str, int]]:
-    judges, floors = {}, {}
-    for name, make in TARGETS.items():
-        target = make(SCHEDULES["VP"])
-        judges[name] = Mmd(truth(target, POINTS, 0))
-        floors[name] = []
-        for k in range(FLOORS):
-            in_time()
-            floors[name].append(judges[name](truth(target, POINTS, k + 1)))
+    judges: dict[str, Mmd] = {}
+
+    def judge(name: str) -> Mmd:
+        if name not in judges:
+            judges[name] = Mmd(truth(TARGETS[name](SCHEDULES["VP"]), POINTS, 0))
+        return judges[name]
+
+    def true_sets(name: str) -> list[float]:
+        target = TARGETS[name](SCHEDULES["VP"])
+        return [judge(name)(truth(target, POINTS, k + 1)) for k in range(FLOORS)]
+
+    def distance(name: str, path: str, sampler: Sampler, calls: int) -> float:
+        target = TARGETS[name](SCHEDULES[path])
+        return judge(name)(drawn(target, sampler, within(calls, sampler, target.schedule), POINTS))
+
+    floors = {name: kept("floor", [name, POINTS, FLOORS], partial(true_sets, name)) for name in TARGETS}
     rows, outside = [], {}
     for label, sampler, calls in MARGINALS:
         cells, outside[label] = [], 0
         for name, path in PLACES:
-            target, floor = TARGETS[name](SCHEDULES[path]), torch.tensor(floors[name])
-            value = judges[name](drawn(target, sampler, within(calls, sampler, target.schedule), POINTS))
+            settings = [label, name, SCHEDULES[path], sampler, calls, POINTS]
+            value = kept("mmd", settings, partial(distance, name, path, sampler, calls))
+            floor = torch.tensor(floors[name])
             above = value > float(floor.max())
             outside[label] += above
             z = (value - float(floor.mean())) / float(floor.std())
             cells.append(f"**{z:+.1f}**" if above else f"{z:+.1f}")
         rows.append([label, str(calls), *cells])
-        print(rows[-1], flush=True)
     spread = ", ".join(
         f"{name} {torch.tensor(values).mean():.1e} ± {torch.tensor(values).std():.1e}, largest {max(values):.1e}"
         for name, values in floors.items()
@@ -327,12 +369,15 @@ def corrected() -> tuple[Curves, dict[str, float]]:
             panel = curves[(where, kind)] = {}
             for name, alone, withs in PAIRS:
                 for rule, sampler in [("alone", alone), *withs]:
-                    panel[(name, rule)] = [
-                        sliced(drawn(target, sampler, within(calls, sampler, schedule), DRAWN), reference)
-                        for calls in BUDGETS
-                    ]
-                    print(where, kind, name, rule, [f"{v:.3f}" for v in panel[(name, rule)]], flush=True)
+                    settings = [where, kind, name, rule, schedule, sampler, DRAWN, PROJECTIONS, BUDGETS]
+                    panel[(name, rule)] = kept("corrected", settings, partial(distances, target, sampler, reference))
     return curves, floor
+
+
+def distances(target: GaussianMixture, sampler: Sampler, reference: Tensor) -> list[float]:
+    """Sliced distance to the reference at every budget of calls."""
+    schedule = target.schedule
+    return [sliced(drawn(target, sampler, within(calls, sampler, schedule), DRAWN), reference) for calls in BUDGETS]
 
 
 def verdicts(curves: Curves) -> tuple[str, str]:

@@ -47,9 +47,9 @@ from kakusan.schedules import (  # noqa: E402
     SubVariancePreserving,
     VarianceExploding,
 )
-from kakusan.tasks.toy_training import sigma_data, train_toy  # noqa: E402
 from kakusan.time_samplers import LogNormalSigma  # noqa: E402
 from kakusan.train.optim import OptimSettings  # noqa: E402
+from kakusan.train.points import sigma_data, train_toy  # noqa: E402
 
 PAGE, PICTURE = ROOT / "docs" / "results" / "toys-2d.md", "toys-2d.png"
 NLL_BAR, TEST_BAR = 0.03, 0.53

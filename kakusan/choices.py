@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import nn
@@ -12,6 +13,7 @@ from kakusan.bound_objectives import Hybrid, Variational
 from kakusan.conditioning import ClassLabels
 from kakusan.config import ModelSettings, ObjectiveSettings, TrainConfig
 from kakusan.couplings import Coupling, Independent, MinibatchTransport
+from kakusan.data.augment import LABELS
 from kakusan.data.spec import DataSpec
 from kakusan.denoiser import Denoiser
 from kakusan.learned_schedule import LearnedSchedule
@@ -19,14 +21,18 @@ from kakusan.likelihood.decoders import Categorical
 from kakusan.model_folder import Model
 from kakusan.nn import (
     ConvNeXtBlocks,
+    DiT,
     FourierFeatures,
     LinearAttention,
+    MagnitudePreservingUNet,
     Patched,
     ResidualBlocks,
+    Route,
     SoftmaxAttention,
     UNet,
     level_frequencies,
 )
+from kakusan.nn.dit import depth_for
 from kakusan.objectives import (
     Absolute,
     Distance,
@@ -76,6 +82,7 @@ TIMES: dict[str, TimeSampler] = {
     "uniform": Uniform(),
     "log-snr": UniformLogSnr(),
     "logit-normal": LogitNormal(),
+    "logit-normal-noisy": LogitNormal(mean=0.8, std=0.8),
     "log-normal-sigma": LogNormalSigma(),
     "discrete": Discrete(),
 }
@@ -85,7 +92,7 @@ LEARNED = "learned"
 COUPLINGS: dict[str, Coupling] = {"independent": Independent(), "transport": MinibatchTransport()}
 DISTANCES: dict[str, Distance] = {"squared": Squared(), "absolute": Absolute(), "pseudo-huber": PseudoHuber()}
 BLOCKS = {"residual": ResidualBlocks(), "convnext": ConvNeXtBlocks()}
-ATTENTION = {"softmax": SoftmaxAttention(), "linear": LinearAttention()}
+ATTENTION: dict[str, SoftmaxAttention | LinearAttention] = {"softmax": SoftmaxAttention(), "linear": LinearAttention()}
 
 
 def parameterizations(sigma_data: float) -> dict[str, Parameterization]:
@@ -106,6 +113,7 @@ def weightings(sigma_data: float) -> dict[str, Weighting]:
         "simple": Simple(),
         "simple-v": SimpleV(),
         "flow-matching": FlowMatching(),
+        "flow-matching-bounded": FlowMatching(most=400.0),
         "elbo": Elbo(),
         "score-matching": ScoreMatching(),
         "score-matching-likelihood": ScoreMatching(likelihood=True),
@@ -142,10 +150,7 @@ def build_model(
     """A fresh model for these data."""
     conditional = settings.conditional and bool(spec.classes)
     width = (condition_width or 2 * settings.width) if conditional else 0
-    derived: dict[str, Any] = {"multipliers": settings.multipliers} if settings.multipliers else {}
-    if settings.attention_levels is not None:
-        derived["attention_levels"] = settings.attention_levels
-    backbone = build_backbone(settings, spec, condition_width=width, **derived)
+    backbone = build_backbone(settings, spec, condition_width=width)
     denoiser = Denoiser(
         backbone,
         build_schedule(settings, spec),
@@ -160,26 +165,120 @@ def build_model(
     return Model(denoiser, conditioner)
 
 
-def build_backbone(settings: ModelSettings, spec: DataSpec, *, condition_width: int, **derived: Any) -> nn.Module:
-    """The network that the settings describe."""
+@dataclass(frozen=True)
+class Backbone:
+    """A kind of network.
+
+    Args:
+        build: `build(settings, channels, size, **widths)` makes it, where widths are `out_channels`, `condition_width`
+            and `augment_width`.
+        dials: settings that it alone, or not every kind, uses.
+    """
+
+    build: Callable[..., nn.Module]
+    dials: frozenset[str]
+
+    def check(self, settings: ModelSettings) -> None:
+        """Refuse settings that this kind of network would ignore.
+
+        Raises:
+            ValueError: naming them.
+        """
+        default = ModelSettings()
+        foreign = frozenset().union(*(kind.dials for kind in BACKBONES.values())) - self.dials
+        told = sorted(name for name in foreign if getattr(settings, name) != getattr(default, name))
+        if told:
+            raise ValueError(f"backbone = {settings.backbone} has no {', '.join(told)}: leave that out")
+
+
+def build_unet(settings: ModelSettings, channels: int, size: Sequence[int], **widths: int) -> nn.Module:
+    """A U-Net, on patches where those are asked for."""
+    widths_and_kinds = {
+        **widths,
+        "blocks": choose(BLOCKS, settings.blocks, "kind of block"),
+        "attention": choose(ATTENTION, settings.attention, "kind of attention"),
+    }
+    return _with_levels(UNet.for_data, settings, channels, size, widths_and_kinds)
+
+
+def build_edm2(settings: ModelSettings, channels: int, size: Sequence[int], **widths: int) -> nn.Module:
+    """A magnitude-preserving U-Net, on patches where those are asked for."""
+    return _with_levels(MagnitudePreservingUNet.for_data, settings, channels, size, widths)
+
+
+def _with_levels(
+    make: Callable[..., nn.Module],
+    settings: ModelSettings,
+    channels: int,
+    size: Sequence[int],
+    arguments: Mapping[str, Any],
+) -> nn.Module:
+    """A network of levels of resolution."""
     patch = settings.patch
-    cells = patch ** len(spec.size)
-    outputs = spec.channels * (2 if choose(VARIANCES, settings.variance, "kind of variance") else 1)
-    frequencies = level_frequencies(Categorical.for_data(spec).levels, spec.sigma_data) if settings.fourier else ()
-    backbone: nn.Module = UNet.for_data(
-        spec.channels * (1 + 2 * len(frequencies)) * cells,
-        [-(-side // patch) for side in spec.size],
-        out_channels=outputs * cells,
+    cells = patch ** len(size)
+    derived: dict[str, Any] = {"multipliers": settings.multipliers} if settings.multipliers else {}
+    if settings.attention_levels is not None:
+        derived["attention_levels"] = settings.attention_levels
+    network = make(
+        channels * cells,
+        [-(-side // patch) for side in size],
         width=settings.width,
-        condition_width=condition_width,
         depth=settings.depth,
-        blocks=choose(BLOCKS, settings.blocks, "kind of block"),
-        attention=choose(ATTENTION, settings.attention, "kind of attention"),
         dropout=settings.dropout,
+        **{**arguments, "out_channels": arguments["out_channels"] * cells},
         **derived,
     )
-    if patch > 1:
-        backbone = Patched(backbone=backbone, patch=patch)
+    return Patched(backbone=network, patch=patch) if patch > 1 else network
+
+
+def build_dit(settings: ModelSettings, channels: int, size: Sequence[int], **widths: int) -> nn.Module:
+    """A diffusion transformer."""
+    attention = choose(ATTENTION, settings.attention, "kind of attention")
+    depth = settings.layers or depth_for(settings.width)
+    return DiT.for_data(
+        channels,
+        size,
+        width=settings.width,
+        depth=depth,
+        patch=settings.patch,
+        attention=attention if settings.heads is None else type(attention)(heads=settings.heads),
+        registers=settings.registers,
+        bottleneck=settings.bottleneck,
+        value_residual=settings.value_residual,
+        route=Route.through(depth, settings.route) if settings.route else None,
+        dropout=settings.dropout,
+        **widths,
+    )
+
+
+BACKBONES = {
+    "unet": Backbone(
+        build_unet, frozenset({"multipliers", "depth", "attention_levels", "blocks", "attention", "patch", "dropout"})
+    ),
+    "edm2": Backbone(build_edm2, frozenset({"multipliers", "depth", "attention_levels", "patch", "dropout"})),
+    "dit": Backbone(
+        build_dit,
+        frozenset(
+            {"layers", "heads", "registers", "bottleneck", "value_residual", "route", "attention", "patch", "dropout"}
+        ),
+    ),
+}
+
+
+def build_backbone(settings: ModelSettings, spec: DataSpec, *, condition_width: int) -> nn.Module:
+    """The network that the settings describe."""
+    kind = choose(BACKBONES, settings.backbone, "backbone")
+    kind.check(settings)
+    outputs = spec.channels * (2 if choose(VARIANCES, settings.variance, "kind of variance") else 1)
+    frequencies = level_frequencies(Categorical.for_data(spec).levels, spec.sigma_data) if settings.fourier else ()
+    backbone = kind.build(
+        settings,
+        spec.channels * (1 + 2 * len(frequencies)),
+        spec.size,
+        out_channels=outputs,
+        condition_width=condition_width,
+        augment_width=len(LABELS) if spec.augment else 0,
+    )
     return FourierFeatures(backbone=backbone, frequencies=frequencies) if frequencies else backbone
 
 
@@ -202,6 +301,7 @@ def build_objective(settings: ObjectiveSettings, spec: DataSpec) -> Objective:
 def check(config: TrainConfig) -> None:
     """Refuse names that do not exist before anything slow begins."""
     build_schedule(config.model)
+    choose(BACKBONES, config.model.backbone, "backbone").check(config.model)
     choose(parameterizations(0.5), config.model.parameterization, "parameterization")
     choose(weightings(0.5), config.objective.weighting, "weighting")
     choose(TIMES, config.objective.times, "density of times")

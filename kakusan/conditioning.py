@@ -32,11 +32,14 @@ class Condition:
         vector: (B, D), added to the noise-level embedding.
         tokens: named token sets for cross-attention.
         spatial: (B, C, *spatial), concatenated to the input.
+        augment: (B, D), how a training sample was changed (`kakusan.data.augment`); zeros and None mean not at all, so
+            sampling never gives it.
     """
 
     vector: Tensor | None = None
     tokens: Mapping[str, TokenSet] = field(default_factory=dict)
     spatial: Tensor | None = None
+    augment: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Condition:
         """The same condition with `function` applied to every tensor."""
@@ -47,6 +50,7 @@ class Condition:
                 for name, t in self.tokens.items()
             },
             spatial=None if self.spatial is None else function(self.spatial),
+            augment=None if self.augment is None else function(self.augment),
         )
 
     def combine(self, other: Condition, function: Callable[[Tensor, Tensor], Tensor]) -> Condition:
@@ -62,7 +66,7 @@ class Condition:
         for name in self.tokens:
             tokens = self.tokens[name]
             found += [tokens.values] if tokens.mask is None else [tokens.values, tokens.mask]
-        return found if self.spatial is None else [*found, self.spatial]
+        return found + [part for part in (self.spatial, self.augment) if part is not None]
 
     @property
     def batch(self) -> int:

@@ -28,6 +28,7 @@ MaybeInts = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="[INT ...]",
 MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 MaybeText = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
 MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+MaybeBool = Annotated[bool | None, tyro.conf.arg(metavar="{True,False}", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -35,29 +36,36 @@ class DataSettings:
     """What to train on.
 
     Args:
-        source: a folder or zip file of pictures, or an embedded set (flowers, digits).
+        source: a folder or zip file of pictures, tar shards or parquet files (a folder of them, or a pattern), or an
+            embedded set (flowers, digits).
         size: side of the (square) pictures the model sees; found from the data when not given.
         fit: how other sizes are brought to it: crop (short side, then the centre), pad (long side, then a border) or
             stretch.
         flip: mirror pictures left to right at random.
+        augment: how often training turns, moves, scales, stretches or mirrors a picture, each on its own; the network
+            is told, so samples stay as the data are. 0 is off, 0.12 usual; for small sets.
         held_out: fraction kept aside to measure on; embedded sets come with their own.
         channels: bring pictures to this many channels; found from the data when not given.
         classes: use these classes only (names or patterns).
         limit_per_class: at most this many pictures of each class.
         num: number of pictures of an embedded set that is drawn by code.
         skip_unreadable: go on without pictures that cannot be read.
+        cache: where decoded pictures are kept for the next time: auto (the user's folder for caches, when decoding
+            takes long enough), off, or a folder.
     """
 
     source: Annotated[str, tyro.conf.arg(name="data")] = "flowers"
     size: MaybeInt = None
     fit: str = "crop"
     flip: bool = False
+    augment: float = 0.0
     held_out: float = 0.1
     channels: MaybeInt = None
     classes: tuple[str, ...] = ()
     limit_per_class: MaybeInt = None
     num: MaybeInt = None
     skip_unreadable: bool = False
+    cache: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ class ModelSettings:
     """The network and the process.
 
     Args:
-        width: channels at the highest resolution: the one dial for the size of the network.
+        backbone: unet, edm2 (a U-Net that preserves magnitudes) or dit (a transformer).
+        width: channels at the highest resolution, or features of a token: the one dial for the size of the network.
         multipliers: channels of each level over the width; found from the size when empty.
         depth: blocks in each level.
         attention_levels: levels with self-attention, 0 is the highest resolution; found from the size when not given.
@@ -73,6 +82,12 @@ class ModelSettings:
         attention: softmax or linear.
         patch: side of the patches that the network sees as one position; 2 makes it about four times as fast.
         dropout: inside the blocks.
+        layers: blocks of a dit; found from the width when not given.
+        heads: of a dit; 64 wide each when not given.
+        registers: learned tokens of a dit beside its patches.
+        bottleneck: features between a patch and its token in a dit; helps with large patches, 0 for none.
+        value_residual: mix the values of a dit's attention with those of its first block.
+        route: share of a dit's tokens that skip its middle blocks in training, which makes steps cheaper.
         schedule: noise schedule (cosine, vp, rectified, karras, ..., or learned).
         shift: SNR shift of the schedule; above 1 for large pictures.
         parameterization: what the network predicts (v, eps, x0, velocity, edm, score).
@@ -82,6 +97,7 @@ class ModelSettings:
         condition_dropout: how often the class is dropped in training; 0 makes guidance impossible.
     """
 
+    backbone: str = "unet"
     width: int = 64
     multipliers: tuple[int, ...] = ()
     depth: int = 2
@@ -90,6 +106,12 @@ class ModelSettings:
     attention: str = "softmax"
     patch: int = 1
     dropout: float = 0.0
+    layers: MaybeInt = None
+    heads: MaybeInt = None
+    registers: int = 0
+    bottleneck: int = 0
+    value_residual: bool = False
+    route: float = 0.0
     schedule: str = "cosine"
     shift: float = 1.0
     parameterization: str = "v"
@@ -122,6 +144,30 @@ class ObjectiveSettings:
 
 
 @dataclass(frozen=True)
+class EngineSettings:
+    """How a step is computed. None of this changes the curve beyond rounding, nor what is saved.
+
+    Args:
+        compile: compile the network (torch.compile); what was measured to be faster on the device when not given.
+        channels_last: kernels with their channels last in memory; what was measured to be faster when not given.
+        checkpointing: compute activations again in the backward pass: less memory, about a third more time.
+        micro_batch: samples that pass through the network at once; the whole batch when not given. Halved by itself
+            when memory runs out.
+        parallel: how several processes (torchrun) share a step: ddp (each holds the whole model) or fsdp (each a part).
+    """
+
+    compile: MaybeBool = None
+    channels_last: MaybeBool = None
+    checkpointing: bool = False
+    micro_batch: MaybeInt = None
+    parallel: str = "ddp"
+
+    def __post_init__(self) -> None:
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch counts the samples computed at once, at least 1; got {self.micro_batch}")
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """The run itself.
 
@@ -138,6 +184,8 @@ class RunSettings:
         previews: how often in the run samples are drawn, beside the start and the end; 0 draws none at all.
         checkpoints: how often in the run a checkpoint is written, beside the one at the end.
         spaced: how many of the checkpoints are kept for good, beside the last two and the best.
+        snapshots: how often in the run the averages are stored, so that `kakusan ema` can rebuild others of any width;
+            each takes two bytes for each parameter and average.
     """
 
     steps: MaybeInt = None
@@ -152,6 +200,7 @@ class RunSettings:
     previews: int = 5
     checkpoints: int = 10
     spaced: int = 4
+    snapshots: int = 10
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch", 1), ("threads", 1)):
@@ -162,7 +211,7 @@ class RunSettings:
             raise ValueError(f"minutes must be a positive number, got {self.minutes}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is a whole number from 0 to 2^63 - 1, got {self.seed}")
-        for name in ("measurements", "previews", "checkpoints", "spaced"):
+        for name in ("measurements", "previews", "checkpoints", "spaced", "snapshots"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} counts events, 0 or more; got {getattr(self, name)}")
 
@@ -176,6 +225,11 @@ class TrainConfig:
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     run: RunSettings = field(default_factory=RunSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+
+
+# Settings there were once: what each was when it did nothing, and what to use now.
+RETIRED = {"accumulate": (1, "micro_batch in [engine] says how many samples are computed at once")}
 
 
 def with_length(base: TrainConfig, layer: Mapping[str, Any]) -> TrainConfig:
@@ -214,6 +268,10 @@ def merge(base: T, values: Mapping[str, Any], where: str = "the configuration") 
     hints = typing.get_type_hints(type(base))
     changes: dict[str, Any] = {}
     for key, value in values.items():
+        if key not in fields and key in RETIRED and value == RETIRED[key][0]:
+            continue
+        if key not in fields and key in RETIRED:
+            raise ValueError(f"{where} has {key}, which is gone: {RETIRED[key][1]}")
         if key not in fields:
             raise ValueError(
                 f"{where} has an unknown key {key!r}{suggestion(key, list(fields))}; known: {', '.join(fields)}"

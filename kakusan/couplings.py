@@ -131,8 +131,8 @@ class MinibatchTransport(Coupling):
     """The noise of a batch dealt out to its samples by exact optimal transport (Tong et al. 2024, arXiv 2302.00482,
     section 3.2; Pooladian et al. 2023, arXiv 2304.14772): straighter paths, and less variance in the target.
 
-    It is the noise that moves; x0 and conditions stay in order. The batch is what one call sees: with accumulation
-    each part is matched within itself, as it is on each of several devices, and a batch of one is left as it is.
+    It is the noise that moves; x0 and conditions stay in order. The batch is what one call sees: training matches a
+    whole batch before it is cut into micro-batches, and a batch of one is left as it is.
 
     Args:
         ends: the coupling whose other ends are dealt out: fresh noise, or the points of another data set.

@@ -142,7 +142,10 @@ def write(
 
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     averages = {f"{p}/{n}": v.detach().cpu().contiguous() for p, part in ema.items() for n, v in part.items()}
-    files = {WEIGHTS: weights, EMA: averages, **{k: dict(v) for k, v in (extra or {}).items()}}
+    files = {WEIGHTS: weights, EMA: averages}
+    for name, tensors in (extra or {}).items():
+        # An optimizer's tensors lie in memory as the weights do, channels last or not.
+        files[name] = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     for name, tensors in files.items():
         for key, value in tensors.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):

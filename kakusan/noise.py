@@ -36,6 +36,7 @@ class Stream(IntEnum):
     BOUND_NOISE = 10
     PROBE = 11
     DEQUANTISE = 12
+    TRANSFORM = 13
     RESERVED_FOR_TESTS = 255
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -215,6 +215,23 @@ class RunFolder:
         for step in steps[:-newest]:
             if step not in keep:
                 self._remove(self.checkpoint(step))
+
+
+def worth_keeping(steps: Sequence[int], planned: int, spaced: int, best: int | None) -> set[int]:
+    """Which checkpoints (rising `steps`) to keep for good: `spaced` of them spread over the `planned` steps, and the
+    one nearest to step `best`.
+    """
+    kept: set[int] = set()
+    if not steps:
+        return kept
+    for i in range(1, spaced + 1):
+        mark = planned * i / spaced
+        near = [s for s in steps if 0 < s <= mark]
+        if near and mark <= steps[-1]:
+            kept.add(near[-1])
+    if best is not None:
+        kept.add(min(steps, key=lambda s: abs(s - best)))
+    return kept
 
 
 def read_state(

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -143,6 +144,13 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
+        # The high-water mark of this program alone: `getrusage` goes on from that of the process that started it.
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:  # not Linux
+        pass
+    try:
         import resource
     except ImportError:  # Windows
         return 0
@@ -197,6 +205,27 @@ def _core_times() -> list[int] | None:
             return [int(field) for field in file.readline().split()[1:9]]
     except (OSError, ValueError):
         return None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process can still get on a device; None where that is not known.
+
+    On the CPU what the system calls available, and no more than the control group (a container, a Slurm job) allows.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(found) if found else None
 
 
 def _allowed_cpus() -> int:

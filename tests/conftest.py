@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Set before matplotlib is first imported, also in the commands that tests start.
@@ -38,6 +39,14 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is written into the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KAKUSAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 # Sessions that never train do not import what trains, so the fixtures import it themselves.
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     import small_runs
 
     out = tmp_path_factory.mktemp("runs") / "trained"
-    length = {"steps": 60, "batch": 16, "measurements": 2, "previews": 1, "checkpoints": 2}
+    length = {"steps": 60, "batch": 16, "measurements": 2, "previews": 1, "checkpoints": 2, "snapshots": 5}
     config = small_runs.settings(pictures, optim={"rate": 5e-3, "warmup": 5}, run=length)
     small_runs.start(config, out)
     return out

@@ -46,6 +46,7 @@ RANKS = (
         "train",
         "config",
         "choices",
+        "likelihood.choices",
         "distill",
         "metrics",
         "codec",
@@ -55,8 +56,18 @@ RANKS = (
         "encoders",
         "rivals",
     ),
-    # A run draws its samples as the user will, by the pipeline, so these three of the train room stand beside it.
-    ("pipeline", "recipes", "train.run", "train.previews", "train.reopen"),
+    # A run draws its samples as the user will, by the pipeline, so these of the train room stand beside it.
+    (
+        "pipeline",
+        "recipes",
+        "train.run",
+        "train.previews",
+        "train.reopen",
+        "distill.models",
+        "train.outlook",
+        "train.probe",
+        "train.plan",
+    ),
     ("tasks", "interop"),
     ("cli", "serve", "studio", "__main__"),
 )

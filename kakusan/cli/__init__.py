@@ -14,12 +14,14 @@ from kakusan.specs import suggestion
 VERBS = {
     "demo": ("kakusan.cli.demo", "train on embedded flowers, sample, and show everything in runs/demo"),
     "train": ("kakusan.cli.train", "train a model on a folder of pictures, or go on with a run"),
+    "plan": ("kakusan.cli.plan", "measure what a run would take, and how to cut its batches, before its first step"),
     "sample": ("kakusan.cli.sample", "draw pictures from a run, or again from a picture's own record"),
+    "ema": ("kakusan.cli.ema", "rebuild weight averages of any width after training"),
     "reflow": ("kakusan.cli.reflow", "straighten a trained model by its own samples, so that it needs fewer steps"),
     "list": ("kakusan.cli.runs", "show the runs with their figures and last pictures"),
     "inspect": ("kakusan.cli.inspect", "show every fact a checkpoint holds"),
     "doctor": ("kakusan.cli.doctor", "tell whether bad samples are the network's or the sampler's fault"),
-    "data": ("kakusan.cli.data", "check a folder of pictures, or fetch a known data set"),
+    "data": ("kakusan.cli.data", "check pictures, fetch a known data set, measure the loader, show its cache"),
     "forward": ("kakusan.cli.forward", "drown a picture in noise: the forward process with its SNR curve"),
     "compress": ("kakusan.cli.compress", "code pictures without loss in a small file, by a trained model"),
     "decompress": ("kakusan.cli.decompress", "get the pictures back, bit for bit, with the same model"),
@@ -70,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
         print(
-            f"kakusan {verb}: there is not enough memory. Use a smaller --batch; in training also --accumulate 2 "
-            "or more, "
-            f"which gives the same result, or a smaller --size or --width ({str(error).splitlines()[0]})",
+            f"kakusan {verb}: there is not enough memory. Use a smaller --batch; in training also --micro-batch or "
+            f"--checkpointing, which give the same result, or a smaller --size or --width "
+            f"({str(error).splitlines()[0]})",
             file=sys.stderr,
         )
         return 1

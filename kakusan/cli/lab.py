@@ -29,6 +29,7 @@ class LabOptions:
         seed: of everything random.
         formats: what to write, of png, gif, mp4, html.
         frames: of an animation.
+        language: en or ja; pictures are in Japanese only where the system has a Japanese font, the page always.
     """
 
     set: Annotated[str, tyro.conf.Positional]
@@ -42,6 +43,7 @@ class LabOptions:
     seed: int = 0
     formats: str = "png,gif,html"
     frames: int = 48
+    language: str = "en"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,5 +63,6 @@ def main(argv: Sequence[str]) -> int:
         train=options.train,
         formats=[part.strip() for part in options.formats.split(",") if part.strip()],
         frames=options.frames,
+        language=options.language,
     )
     return 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,9 @@ class SampleOptions:
         out: a .png for one sheet, or a folder for single files.
         trajectory: also write the way from noise to pictures (.gif, .webp or .mp4).
         from_png: make the pictures of this PNG again.
+        shards: a folder to fill with numbered tar files in place of --out: for many pictures, by any number of
+            processes (torchrun); the same command goes on where it stopped.
+        shard_size: pictures in each.
     """
 
     run: Annotated[MaybePath, tyro.conf.Positional] = None
@@ -59,6 +63,8 @@ class SampleOptions:
     out: Path = Path("samples.png")
     trajectory: MaybePath = None
     from_png: MaybePath = None
+    shards: MaybePath = None
+    shard_size: int = 1000
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,18 +77,23 @@ def main(argv: Sequence[str]) -> int:
             print(line)
         return 0
     from kakusan.tasks.sampling import draw
+    from kakusan.tasks.shards import draw_shards
 
     if options.run is None:
         raise ValueError("name the run to sample, as in: kakusan sample runs/mine --num 16")
-    for line in draw(
-        options.run,
-        options.out,
+    if options.shards is not None and options.trajectory is not None:
+        raise ValueError("--shards draws no trajectory; leave one of them out")
+    task: Callable[..., Iterator[str]]
+    if options.shards is not None:
+        task = partial(draw_shards, options.run, options.shards, size=options.shard_size)
+    else:
+        task = partial(draw, options.run, options.out, trajectory=options.trajectory)
+    for line in task(
         labels=options.label,
         all_labels=options.all_labels,
         num=options.num,
         weights=options.weights,
         device=options.device,
-        trajectory=options.trajectory,
         eta=options.eta,
         sampler=options.sampler,
         guidance_scale=options.guidance_scale,

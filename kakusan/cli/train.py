@@ -54,6 +54,13 @@ def main(argv: Sequence[str]) -> int:
         print(to_toml(options.settings), end="")
         return 0
     waiting = give_way()
+    from kakusan.train.distributed import watched
+
+    with watched():
+        return _train(options, waiting)
+
+
+def _train(options: TrainOptions, waiting: bool) -> int:
     from kakusan.train.run import TrainingRun
 
     progress = Progress()
@@ -62,25 +69,25 @@ def main(argv: Sequence[str]) -> int:
     run = TrainingRun(options.settings, options.out, init_from=options.init_from, say=progress.say, on_step=progress)
     classes = f", {len(run.spec.classes)} classes" if run.spec.classes else ""
     size = " x ".join(map(str, run.spec.size))
-    progress.say(
+    run.say(
         f"{len(run.training)} pictures ({len(run.held_out)} held out), {run.spec.channels} x {size}{classes}; "
         f"{run.device}, {run.precision.name}"
     )
     if run.trainer.step == 0:
-        progress.say(run.estimate().text(options.settings.run.batch))
+        run.say(run.estimate().text(options.settings.run.batch))
     if options.dry_run:
         return 0
     path = run.run()
     progress.close()
-    if run.stop is None:
+    if run.stop is None and run.world.main:
         print(
             f"model   {path}\nreport  {run.folder.path / 'report.html'}\nnext    kakusan sample {options.out} --num 16"
         )
     return 0
 
 
-def base_settings(argv: Sequence[str]) -> TrainConfig:
-    """Defaults < recipe < file (or the stored settings of the run being continued)."""
+def base_settings(argv: Sequence[str], folder: str | None = "runs/mine") -> TrainConfig:
+    """Defaults < recipe < file (or the stored settings of the run being continued, in --out or `folder`)."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--out", "--config", "--recipe", "--steps", "--minutes"):
         early.add_argument(name)
@@ -94,8 +101,9 @@ def base_settings(argv: Sequence[str]) -> TrainConfig:
     def add(layer: Mapping[str, Any], where: str) -> TrainConfig:
         return merge(with_length(settings, layer), layer, where)
 
-    stored = Path(given.out or "runs/mine") / "config.toml"
-    if stored.is_file():
+    out = given.out or folder
+    stored = None if out is None else Path(out) / "config.toml"
+    if stored is not None and stored.is_file():
         settings = add(read_toml(stored), str(stored))
     if given.recipe is not None:
         if given.recipe not in RECIPES:

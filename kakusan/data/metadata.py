@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -45,7 +45,9 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """What metadata say of one picture; `line` is 0 where they come in no table."""
+
     line: int
     file: str
     label: str | None
@@ -190,7 +192,7 @@ def _with_folders(entries: list[Entry], *, required: bool) -> tuple[list[Entry],
     return [replace(e, label=e.shown.partition("/")[0]) for e in entries], tuple(tops), []
 
 
-def _table(store: Store, tables: list[str], names: list[str], metadata: Path | None) -> tuple[list[_Row], str] | None:
+def _table(store: Store, tables: list[str], names: list[str], metadata: Path | None) -> tuple[list[Row], str] | None:
     """Rows of the metadata file and the folder its names start from."""
     if metadata is not None:
         if not metadata.is_file():
@@ -207,7 +209,7 @@ def _table(store: Store, tables: list[str], names: list[str], metadata: Path | N
     return _rows(store.read(table), table[len(base) :]), base
 
 
-def _rows(data: bytes, name: str) -> list[_Row]:
+def _rows(data: bytes, name: str) -> list[Row]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -225,7 +227,7 @@ def _rows(data: bytes, name: str) -> list[_Row]:
         if not cells["file"]:
             raise ValueError(f"{name} line {line} names no file")
         check_relative(cells["file"], f"{name} line {line}")
-        rows.append(_Row(line, cells["file"], cells["label"], cells["class"], cells["caption"]))
+        rows.append(Row(line, cells["file"], cells["label"], cells["class"], cells["caption"]))
     if not rows:
         raise ValueError(f"{name} has no rows; remove it, or list the pictures in it")
     return rows
@@ -259,15 +261,16 @@ def _text(value: object, column: str, name: str, line: int) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError(f"{name} line {line}: {column!r} must be text or a whole number, found {value!r}")
+        place = f"{name} line {line}" if line else name
+        raise ValueError(f"{place}: {column!r} must be text or a whole number, found {value!r}")
     return str(value)
 
 
 def _with_rows(
-    entries: list[Entry], rows: list[_Row], starts: tuple[str, ...], *, ignore_labels: bool
+    entries: list[Entry], rows: list[Row], starts: tuple[str, ...], *, ignore_labels: bool
 ) -> tuple[list[Entry], tuple[str, ...], list[str]]:
     known = {e.name: i for i, e in enumerate(entries)}
-    found: dict[int, _Row] = {}
+    found: dict[int, Row] = {}
     missing = []
     for row in rows:
         file = PurePosixPath(row.file).as_posix()
@@ -285,7 +288,7 @@ def _with_rows(
             f"the metadata names {len(missing)} files that are not there or are no pictures: {some(missing)}. "
             "Remove the rows, or add the files"
         )
-    labels, classes, notes = ({}, (), []) if ignore_labels else _classes(found)
+    labels, classes, notes = ({}, (), []) if ignore_labels else classes_of(found)
     unlabeled = [e.shown for i, e in enumerate(entries) if i not in labels] if classes else []
     if unlabeled:
         raise ValueError(
@@ -302,8 +305,25 @@ def _with_rows(
     return described, classes, notes
 
 
-def _classes(found: dict[int, _Row]) -> tuple[dict[int, str], tuple[str, ...], list[str]]:
-    """Class of every labelled picture, and all classes in label order."""
+def json_row(values: Mapping[str, object], where: str) -> Row:
+    """What a JSON object beside a picture says of it.
+
+    Raises:
+        ValueError: a value that is neither text nor a whole number.
+    """
+    cells: dict[str, str | None] = {}
+    for field in ("label", "class", "caption"):
+        column = next((name for name in _COLUMNS[field] if name in values), None)
+        cells[field] = None if column is None else _text(values[column], column, where, 0)
+    return Row(0, where, cells["label"], cells["class"], cells["caption"])
+
+
+def classes_of(found: Mapping[int, Row]) -> tuple[dict[int, str], tuple[str, ...], list[str]]:
+    """Class of every labelled picture, all classes in label order, and notes.
+
+    Raises:
+        ValueError: a label below 0, or numbers and names that contradict each other.
+    """
     numbered = all(r.label is None or _WHOLE.fullmatch(r.label) for r in found.values())
     names: dict[int, str] = {}
     labels: dict[int, str] = {}
@@ -328,3 +348,23 @@ def _classes(found: dict[int, _Row]) -> tuple[dict[int, str], tuple[str, ...], l
     order = [names[n] for n in sorted(names)]
     rest = sorted(set(labels.values()) - set(order), key=natural_key)
     return labels, (*order, *rest), notes
+
+
+def label_rows(entries: Sequence[Entry], rows: Mapping[int, Row], notes: list[str], *, labeled: bool | None) -> Listing:
+    """The listing of pictures in the order they have, each with its row of metadata.
+
+    Raises:
+        ValueError: some have a label and some have none, or labels contradict each other.
+    """
+    labels, classes, said = ({}, (), []) if labeled is False else classes_of(rows)
+    without = [e.shown for i, e in enumerate(entries) if i not in labels] if classes or labeled else []
+    if without:
+        raise ValueError(
+            f"{len(without)} pictures have no label: {some(without)}. Give them one, or pass labeled=False to train "
+            "without labels"
+        )
+    described = tuple(Entry(e.name, e.shown, labels.get(i), rows[i].caption) for i, e in enumerate(entries))
+    silent = sum(e.caption is None for e in described)
+    if 0 < silent < len(described):
+        said = [*said, f"{silent} of {len(described)} pictures have no caption"]
+    return Listing(described, classes, (*notes, *said))

@@ -31,6 +31,11 @@ class Plan:
         """uint8 or uint16."""
         return np.dtype(np.uint8 if self.bits == 8 else np.uint16)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one picture."""
+        return self.channels * self.size[0] * self.size[1] * self.bits // 8
+
     def apply(self, picture: Picture) -> np.ndarray:
         """Picture -> (C, H, W)."""
         values = picture.values

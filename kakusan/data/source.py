@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kakusan.data.kinds import find_parts
+from kakusan.data.order import Blocks
 from kakusan.data.spec import DataSpec
 from kakusan.specs import suggestion
 
 if TYPE_CHECKING:
+    from kakusan.data.decoding import Decoder
     from kakusan.data.fit import Fit
 
 TINY = 20
@@ -155,6 +158,9 @@ class Subset:
         everything = np.array_equal(self._indices, np.arange(len(pictures)))
         choice = hashlib.sha256(pictures.fingerprint.encode() + self._indices.tobytes()).hexdigest()
         self.fingerprint = pictures.fingerprint if everything else choice
+        whole = blocks_of(pictures)
+        self.blocks = None if whole is None else whole.taken(self._indices)
+        self.decoder = decoder_of(pictures)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -170,6 +176,18 @@ class Subset:
     def digest(self, index: int) -> str:
         """Hash of one picture's content."""
         return self._whole.digest(int(self._indices[index]))
+
+
+def blocks_of(pictures: Pictures) -> Blocks | None:
+    """Parts of a data set that are best read together, if it has any."""
+    found: Blocks | None = getattr(pictures, "blocks", None)
+    return found
+
+
+def decoder_of(pictures: Pictures) -> Decoder | None:
+    """What decodes the pictures of a data set when they are read, if anything does."""
+    found: Decoder | None = getattr(pictures, "decoder", None)
+    return found
 
 
 def subset(pictures: Pictures, indices: Sequence[int] | np.ndarray) -> Pictures:
@@ -234,14 +252,17 @@ def open_data(
     flip: bool | None = None,
     **options: Any,
 ) -> Pictures:
-    """Open a folder or zip file of pictures, or an embedded set (`flowers`, `digits`, with `:held-out` for the rest).
+    """Open pictures: a folder, a zip file, tar shards, parquet files, or an embedded set.
 
     Args:
-        source: a path, or an embedded name. A folder in the way of a name is reached as `./flowers`.
+        source: a path, or an embedded name (`flowers`, `digits`, with `:held-out` for the rest). A folder in the way of
+            a name is reached as `./flowers`. A folder that holds `.tar` or `.parquet` files and no pictures, one such
+            file, or a pattern such as `shards/train-*.tar` is streamed.
         size: (H, W), or one number for a square; found from the pictures when not given.
         fit: how pictures of another size are brought to `size`; `CenterCrop()` when not given.
         flip: allow mirroring in training; off when not given.
-        options: the further arguments of `kakusan.data.folder.open_folder`, or `num` for `flowers`.
+        options: the further arguments of `kakusan.data.folder.open_folder`, `kakusan.data.shards.open_shards` or
+            `kakusan.data.parquet.open_parquet`, or `num` for `flowers`.
 
     Raises:
         ValueError: no such folder or name, bad data (the message names the files), unknown option.
@@ -254,6 +275,14 @@ def open_data(
             options["size"] = size if isinstance(size, int) else tuple(size)
         return _open_embedded(name, part, flip=flip, options=options)
     path = Path(source)
+    streamed = find_parts(path)
+    if streamed is not None:
+        kind, files = streamed
+        opener = getattr(importlib.import_module(kind.module), kind.function)
+        known = [p for p in inspect.signature(opener).parameters if p != "files"]
+        _refuse_unknown(f"the {kind.name} {str(source)!r}", options, known)
+        streams: Pictures = opener(files, size=size, fit=fit, flip=bool(flip), **options)
+        return streams
     if not path.exists():
         known = [f"{n}{p}" for n in EMBEDDED for p in ("", ":held-out")]
         raise ValueError(

@@ -42,6 +42,7 @@ class DataSpec:
         mode: Pillow mode pictures are written in (L, LA, RGB, RGBA, I;16), or "" for arrays with C channels.
         fit: how a picture of another size was brought to `size`.
         flip: whether training may mirror pictures left to right.
+        augment: how often training applies each transformation of `kakusan.data.augment`; 0 is never.
 
     Raises:
         ValueError: a field that contradicts another.
@@ -58,6 +59,7 @@ class DataSpec:
     classes: tuple[str, ...] = ()
     fit: Fit = field(default_factory=CenterCrop)
     flip: bool = False
+    augment: float = 0.0
 
     def __post_init__(self) -> None:
         if self.bits not in _DTYPES:
@@ -82,6 +84,12 @@ class DataSpec:
             raise ValueError(f"mean and std must be finite and std not negative, got {self.mean} and {self.std}")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
+        if not 0.0 <= self.augment <= 1.0:
+            raise ValueError(f"augment is a probability, 0 to 1, got {self.augment}")
+        if self.augment and len(self.size) != 2:
+            raise ValueError(
+                f"augmentation turns and moves pictures (H, W); these data have size {self.size}: leave augment at 0"
+            )
 
     @classmethod
     def measure(
@@ -134,6 +142,11 @@ class DataSpec:
     def to_model(self, stored: Tensor) -> Tensor:
         """Stored integers (B, C, *size) -> float32 in [-1, 1]."""
         return (stored.to(torch.float32) - self.low) * (2.0 / (self.high - self.low)) - 1.0
+
+    def snap(self, x: Tensor) -> Tensor:
+        """The nearest picture that can be stored, in model space (B, C, *size). Unchanged where `x` is one."""
+        values = (x.clamp(-1.0, 1.0) + 1.0) * ((self.high - self.low) / 2.0) + self.low
+        return self.to_model(values.round())
 
     def to_stored(self, x: Tensor) -> Tensor:
         """Model space (B, C, *size) -> stored integers: clamped, rounded half to even. Exact inverse of `to_model`.

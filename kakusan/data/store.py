@@ -31,6 +31,19 @@ class Store(Protocol):
         """The file, or its first `count` bytes; raises `UnreadablePicture`."""
         ...
 
+    def stamp(self, name: str) -> tuple[int, ...] | None:
+        """(size, time of content, time of any change, ...) as the system says: equal while a file is unchanged."""
+        ...
+
+
+def file_stamp(path: Path) -> tuple[int, int, int, int] | None:
+    """Size, both times in nanoseconds and the number of a file; None when it cannot be asked."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
 
 def open_store(path: Path) -> Store:
     """The store at `path`.
@@ -116,6 +129,10 @@ class FolderStore:
             raise UnreadablePicture(name, f"the file is larger than {MAX_BYTES // 2**20} MiB")
         return data
 
+    def stamp(self, name: str) -> tuple[int, ...] | None:
+        """What tells whether the file has changed."""
+        return file_stamp(self._root / name)
+
 
 class ZipStore:
     """Members of a zip file, read by name in memory."""
@@ -125,6 +142,7 @@ class ZipStore:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise ValueError(f"{path} is not a readable zip file ({error}); make it again") from error
+        self._stamp = file_stamp(path)
         self.refused: dict[str, str] = {}
         self.notes: list[str] = []
         self._members: dict[str, zipfile.ZipInfo] = {}
@@ -172,6 +190,11 @@ class ZipStore:
         if len(data) > info.file_size:
             raise UnreadablePicture(name, "unpacks to more than the archive says")
         return data
+
+    def stamp(self, name: str) -> tuple[int, ...] | None:
+        """What tells whether the archive, and so its member, has changed."""
+        info = self._members.get(name)
+        return None if info is None or self._stamp is None else (*self._stamp, info.header_offset, info.CRC)
 
 
 def check_relative(name: str, where: str) -> None:

@@ -144,7 +144,7 @@ class PairFacts:
         if self.count < 1:
             raise ValueError(f"at least one pair is needed, got {self.count}")
         # A mirrored sample no longer belongs to its noise.
-        object.__setattr__(self, "data", replace(self.data, flip=False))
+        object.__setattr__(self, "data", replace(self.data, flip=False, augment=0.0))
 
     def spec(self) -> dict[str, Any]:
         """JSON form."""

@@ -8,9 +8,13 @@ from kakusan.lab.page import LabPage, Panel, stage_data
 from kakusan.lab.paths import Paths, SolverError, even_times, exact_flow, follow, solver_errors, start
 from kakusan.lab.room import Lab
 from kakusan.lab.story import lab_page
+from kakusan.lab.words import ENGLISH, JAPANESE, LANGUAGES, Words, figure_words
 
 __all__ = [
+    "ENGLISH",
     "FIELDS",
+    "JAPANESE",
+    "LANGUAGES",
     "Boxes",
     "Lab",
     "LabPage",
@@ -18,6 +22,7 @@ __all__ = [
     "Paths",
     "SolverError",
     "View",
+    "Words",
     "density",
     "draw_density",
     "draw_errors",
@@ -27,6 +32,7 @@ __all__ = [
     "even_times",
     "exact_denoiser",
     "exact_flow",
+    "figure_words",
     "follow",
     "forward_frames",
     "lab_page",

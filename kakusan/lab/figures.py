@@ -20,6 +20,7 @@ from kakusan.lab.colours import by_angle, density_scale
 from kakusan.lab.exact import Exact
 from kakusan.lab.fields import FIELDS, View, density, explodes, inside, stages
 from kakusan.lab.paths import Paths, SolverError
+from kakusan.lab.words import ENGLISH, Words
 from kakusan.levels import Level
 from kakusan.report import style
 from kakusan.report.curves import Chart
@@ -52,19 +53,24 @@ def save(figure: Figure, path: str | Path, record: Mapping[str, Any] | None = No
 
 
 def draw_density(
-    exact: Exact, view: View, times: Sequence[float] | None = None, *, name: str = "data", title: str | None = None
+    exact: Exact,
+    view: View,
+    times: Sequence[float] | None = None,
+    *,
+    name: str = "data",
+    title: str | None = None,
+    words: Words = ENGLISH,
 ) -> Figure:
     """The forward process as a filmstrip: p_t at `times` (by default from data to noise, even in log-SNR).
 
     Each picture has its own scale of colours, from nothing to its own peak.
     """
     times = stages(exact.schedule) if times is None else list(times)
-    default = f"{name}: noise dissolves the data, one density $p_t$ after another"
-    figure, every = panel_row(len(times), default, title, 300)
+    figure, every = panel_row(len(times), words.titles["density"].format(name=name), title, 300)
     for axes, t in zip(every, times, strict=True):
         paint_density(axes, exact, view, t)
         headings(axes, f"t = {t:.2f}", level_text(exact, t))
-    return finish(figure, exact)
+    return finish(figure, exact, words)
 
 
 def draw_field(
@@ -77,6 +83,7 @@ def draw_field(
     arrows: int = 21,
     name: str = "data",
     title: str | None = None,
+    words: Words = ENGLISH,
 ) -> Figure:
     """The score or the velocity of a denoiser as arrows over the exact density.
 
@@ -93,11 +100,7 @@ def draw_field(
     if kind not in FIELDS:
         raise ValueError(f"no field {kind!r}{suggestion(kind, list(FIELDS))}; there are {', '.join(FIELDS)}")
     times = stages(exact.schedule, 5, first=2.5, last=-2.5)[1:-1] if times is None else list(times)
-    says = {
-        "score": "the score points to where data are likely",
-        "velocity": "the velocity carries every point along the probability flow",
-    }
-    figure, every = panel_row(len(times), f"{name}: {says[kind]}", title)
+    figure, every = panel_row(len(times), words.titles[kind].format(name=name), title)
     mesh = View(view.half, arrows)
     places = mesh.points().numpy()
     for axes, t in zip(every, times, strict=True):
@@ -110,7 +113,7 @@ def draw_field(
         )  # fmt: skip
         headings(axes, f"t = {t:.2f}", level_text(exact, t))
     every[0].set_ylabel(_SYMBOLS[kind], size=LABEL, color=style.VERMILION, labelpad=10)
-    return finish(figure, exact)
+    return finish(figure, exact, words)
 
 
 def arrow_steps(field: Tensor, mesh: View) -> Tensor:
@@ -130,44 +133,53 @@ def draw_trajectories(
     flow: Paths | None = None,
     name: str = "data",
     title: str | None = None,
+    words: Words = ENGLISH,
 ) -> Figure:
     """Runs of samplers from the same noise side by side: paths, steps, ends. Colour tells where a point started.
 
     Args:
         flow: a run from the same noise whose ends the others' are compared with, as a number under each heading.
     """
-    figure, every = panel_row(len(runs), f"{name}: the same noise, carried to data", title)
+    figure, every = panel_row(len(runs), words.titles["trajectories"].format(name=name), title)
     colours = by_angle(runs[0].shown[0])
     for axes, run in zip(every, runs, strict=True):
         paint_density(axes, exact, view, 0.0, faint=True)
         _paths(axes, run, colours, lines=_FEW if run.stochastic else _LINES)
-        steps = "" if run.steps is None else f", {run.steps} step{'s' * (run.steps != 1)}"
+        steps = "" if run.steps is None else f", {words.step_count(run.steps)}"
         if flow is None or run is flow or run.stochastic:
-            note = f"path length / distance = {run.detour:.2f}"
+            note = words.detour.format(value=run.detour)
         else:
-            note = f"ends {run.distance(flow):.2g} from the {flow.label} (rms)"
-        headings(axes, run.label + steps, note)
-    return finish(figure, exact)
+            note = words.ends.format(value=run.distance(flow), label=words.label(flow.label))
+        headings(axes, words.label(run.label) + steps, note)
+    return finish(figure, exact, words)
 
 
 def draw_families(
-    runs: Sequence[Paths], exact: Exact, view: View, *, name: str = "data", title: str | None = None
+    runs: Sequence[Paths],
+    exact: Exact,
+    view: View,
+    *,
+    name: str = "data",
+    title: str | None = None,
+    words: Words = ENGLISH,
 ) -> Figure:
     """Kinds of path side by side, from the same noise: how long each is compared with the distance it covers."""
-    figure, every = panel_row(len(runs), f"{name}: one noise, three ways to the data", title)
+    figure, every = panel_row(len(runs), words.titles["families"].format(name=name), title)
     colours = by_angle(runs[0].shown[0])
     for axes, run in zip(every, runs, strict=True):
         paint_density(axes, exact, view, 0.0, faint=True)
         _paths(axes, run, colours, lines=_FEW, dots=False)
-        headings(axes, run.label, f"path length / distance = {run.detour:.2f}")
-    return finish(figure, exact)
+        headings(axes, words.label(run.label), words.detour.format(value=run.detour))
+    return finish(figure, exact, words)
 
 
-def draw_errors(found: Sequence[SolverError], *, name: str = "data", title: str | None = None) -> Figure:
+def draw_errors(
+    found: Sequence[SolverError], *, name: str = "data", title: str | None = None, words: Words = ENGLISH
+) -> Figure:
     """Error over the number of steps on logarithmic axes; each line carries its measured slope."""
     from matplotlib.ticker import NullFormatter, NullLocator
 
-    heading = f"{name}: twice the steps divide the error by $2^{{\\mathrm{{order}}}}$" if title is None else title
+    heading = words.titles["errors"].format(name=name) if title is None else title
     height = 660 if heading else 590
     figure = style.figure(1120, height)
     axes = figure.add_axes((0.105, 90 / height, 0.60, 484 / height))
@@ -176,9 +188,9 @@ def draw_errors(found: Sequence[SolverError], *, name: str = "data", title: str 
     for k, (curve, colour) in enumerate(zip(found, _cycle(len(found)), strict=True)):
         line = dict(color=colour, marker=_MARKERS[k % len(_MARKERS)], markersize=8, linewidth=2.6)
         axes.loglog(curve.steps, curve.errors, **line)
-        ends.append((curve.errors[-1], f"{curve.label}   slope {curve.order:.1f}", colour))
-    axes.set_xlabel("number of steps", size=LABEL)
-    axes.set_ylabel("distance to the exact flow (median)", size=LABEL)
+        ends.append((curve.errors[-1], f"{curve.label}   {words.slope.format(value=curve.order)}", colour))
+    axes.set_xlabel(words.number_of_steps, size=LABEL)
+    axes.set_ylabel(words.distance_to_flow, size=LABEL)
     ticks = found[0].steps
     axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -287,11 +299,10 @@ def level_text(exact: Exact, t: float) -> str:
     return rf"$\alpha$ = {float(level.alpha):.2f}   $\sigma$ = {float(level.sigma):.3g}"
 
 
-def finish(figure: Figure, exact: Exact) -> Figure:
+def finish(figure: Figure, exact: Exact, words: Words = ENGLISH) -> Figure:
     """The last touch: what coordinates are shown, where that is not plain x_t, and the style's type."""
     if explodes(exact.schedule):
         x, y = 1.0 - 26 / figure.bbox.width, 12 / figure.bbox.height
-        note = "where σ explodes, shown: xₜ / √(α² + σ²)"
-        figure.text(x, y, note, size=11.0, color=style.MUTED, ha="right", va="center")
+        figure.text(x, y, words.shown_rescaled, size=11.0, color=style.MUTED, ha="right", va="center")
     style.use_bundled_font(figure)
     return figure

@@ -14,6 +14,7 @@ from kakusan.lab.exact import Exact
 from kakusan.lab.fields import View, density, inside, level_times, score
 from kakusan.lab.figures import all_around, arrow_steps, finish, headings, level_text, paint_density, panel_row, shade
 from kakusan.lab.paths import Paths
+from kakusan.lab.words import ENGLISH, Words
 from kakusan.report import style
 from kakusan.report.curves import Chart
 
@@ -25,7 +26,13 @@ _TRACKS, _FEW = 18, 6
 
 
 def forward_frames(
-    exact: Exact, view: View, *, denoiser: BaseDenoiser | None = None, count: int = 48, name: str = "data"
+    exact: Exact,
+    view: View,
+    *,
+    denoiser: BaseDenoiser | None = None,
+    count: int = 48,
+    name: str = "data",
+    words: Words = ENGLISH,
 ) -> list[Image.Image]:
     """From data to noise: the density p_t, and beside it the score as arrows.
 
@@ -34,7 +41,7 @@ def forward_frames(
         count: of frames (`fields.level_times`).
     """
     schedule = exact.schedule
-    figure, (left, right) = panel_row(2, f"{name}: density and score", None, _PANEL)
+    figure, (left, right) = panel_row(2, words.titles["forward"].format(name=name), None, _PANEL)
     shown = [paint_density(axes, exact, view, 0.0, faint=axes is right) for axes in (left, right)]
     mesh = View(view.half, 17)
     none = torch.zeros(mesh.cells**2)
@@ -42,9 +49,9 @@ def forward_frames(
         *mesh.points().numpy().T, none, none, angles="xy", scale_units="xy", scale=1.0, color=style.VERMILION,
         width=0.006, headwidth=4.2, headlength=4.6, headaxislength=4.0, pivot="mid", minlength=0.0,
     )  # fmt: skip
-    clock = headings(left, r"density  $p_t$", "")
-    note = headings(right, r"score  $\nabla \log p_t$", "")
-    finish(figure, exact)
+    clock = headings(left, words.density_heading, "")
+    note = headings(right, words.score_heading, "")
+    finish(figure, exact, words)
     frames = []
     for t in level_times(schedule, count):
         values = shade(density(exact, view, t)).numpy()
@@ -60,7 +67,13 @@ def forward_frames(
 
 
 def sampling_frames(
-    runs: Sequence[Paths], densities: Sequence[Exact], view: View, *, count: int = 48, name: str = "data"
+    runs: Sequence[Paths],
+    densities: Sequence[Exact],
+    view: View,
+    *,
+    count: int = 48,
+    name: str = "data",
+    words: Words = ENGLISH,
 ) -> list[Image.Image]:
     """From noise to data: points of every run at the same noise level, over the density p_t they should follow.
 
@@ -71,7 +84,7 @@ def sampling_frames(
     """
     from matplotlib.collections import LineCollection
 
-    figure, every = panel_row(len(runs), f"{name}: the same noise on its way to data", None, _PANEL)
+    figure, every = panel_row(len(runs), words.titles["sampling"].format(name=name), None, _PANEL)
     colours = by_angle(runs[0].shown[0])
     parts = []
     for axes, run, exact in zip(every, runs, densities, strict=True):
@@ -80,9 +93,9 @@ def sampling_frames(
         tracks = LineCollection([], colors=[colours[k] for k in tracked], linewidths=1.3, alpha=0.75)
         axes.add_collection(tracks)
         dots = axes.scatter([], [], s=16.0, edgecolors=style.PAPER, linewidths=0.4, zorder=4)
-        clock = headings(axes, run.label, "")
+        clock = headings(axes, words.label(run.label), "")
         parts.append((run, exact, image, tracks, tracked, dots, clock))
-    finish(figure, densities[0])
+    finish(figure, densities[0], words)
     frames = []
     clocks = [level_times(run.schedule, count) for run in runs]
     for k in reversed(range(count)):

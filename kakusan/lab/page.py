@@ -1,16 +1,14 @@
 """The lab in one HTML file: pictures that follow a time slider, drawn in the reader's browser from numbers in the page.
 
-Nothing is fetched. The only script that may run is the one whose hash stands in the page's own policy.
+Nothing is fetched, and the page's policy lets no other script run.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import html
 import importlib.resources
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +23,7 @@ from kakusan.lab.exact import Exact
 from kakusan.lab.fields import FIELDS, View, density, explodes, inside, level_times
 from kakusan.lab.figures import all_around, arrow_steps, shade
 from kakusan.lab.paths import Paths
+from kakusan.lab.words import ENGLISH, Words
 from kakusan.levels import Level
 from kakusan.report.page import Page
 
@@ -54,10 +53,16 @@ class LabPage(Page):
 
     def __init__(self, title: str, subtitle: str = "", *, language: str = "en") -> None:
         super().__init__(title, subtitle, language=language)
-        self._data: dict[str, Any] | None = None
+        self._staged = False
 
     def stage(
-        self, data: Mapping[str, Any], rows: Mapping[str, Sequence[Panel]], *, forward: str, texts: Sequence[str] = ()
+        self,
+        data: Mapping[str, Any],
+        rows: Mapping[str, Sequence[Panel]],
+        *,
+        forward: str,
+        texts: Sequence[str] = (),
+        words: Words = ENGLISH,
     ) -> LabPage:
         """The forward density with its field, then rows of runs, then the slider that moves them all.
 
@@ -66,36 +71,28 @@ class LabPage(Page):
             rows: panels under each heading.
             forward: heading of the first picture.
             texts: paragraphs beside it.
+            words: the language of what the stage itself says.
 
         Raises:
             ValueError: a second stage; there is one slider.
         """
-        if self._data is not None:
+        if self._staged:
             raise ValueError("a page holds one stage, since it has one slider")
-        self._data = dict(data)
-        parts, index = [_forward(forward, texts)], 0
+        self._staged = True
+        self._style(_file("page.css"))
+        self._data("lab-data", dict(data))
+        self._script(_file("page.js"))
+        parts, index = [_forward(forward, texts, words)], 0
         for heading, panels in rows.items():
             figures = []
             for panel in panels:
-                figures.append(_figure(index, panel.heading or panel.run.label, panel.note))
+                figures.append(_figure(index, panel.heading or words.label(panel.run.label), panel.note, words))
                 index += 1
             parts.append(f'<h2>{html.escape(heading)}</h2><div class="lab-row">{"".join(figures)}</div>')
-        self._add("stage", "\n".join([*parts, _CHOICES, _BAR.format(last=data["frames"] - 1, start=data["start"])]))
+        said = {place: html.escape(text) for place, text in words.page.items()}
+        bar = _BAR.format(last=data["frames"] - 1, start=data["start"], said=said)
+        self._add("stage", "\n".join([*parts, _CHOICES.format(said=said), bar]))
         return self
-
-    def html(self) -> str:
-        """The whole page, with its script and numbers where it has a stage."""
-        page = super().html()
-        if self._data is None:
-            return page
-        script, css = _file("page.js"), _file("page.css")
-        digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-        page = page.replace("default-src 'none';", f"default-src 'none'; script-src 'sha256-{digest}';", 1)
-        page = page.replace("</style>", f"{css}</style>", 1)
-        # In a script element only "</" could end the data early.
-        numbers = json.dumps(self._data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-        scripts = f'<script type="application/json" id="lab-data">{numbers}</script>\n<script>{script}</script>\n'
-        return page.replace("</body>", f"{scripts}</body>", 1)
 
 
 def stage_data(
@@ -162,11 +159,9 @@ def stage_data(
     }
 
 
-def shown_in(exact: Exact) -> str:
+def shown_in(exact: Exact, words: Words = ENGLISH) -> str:
     """A sentence for schedules whose points are shown rescaled, else the empty string."""
-    return "Points are shown divided by √(α² + σ²), since their noise outgrows any window." if explodes(
-        exact.schedule
-    ) else ""  # fmt: skip
+    return words.page["rescaled"] if explodes(exact.schedule) else ""
 
 
 def _densities(exact: Exact, view: View, frames: int) -> str:
@@ -204,33 +199,33 @@ def _file(name: str) -> str:
     return importlib.resources.files("kakusan.lab").joinpath(name).read_text("utf-8")
 
 
-def _figure(index: int, heading: str, note: str) -> str:
+def _figure(index: int, heading: str, note: str, words: Words) -> str:
     heading, note = html.escape(heading), html.escape(note)
     line = f'<p class="note">{note}</p>' if note else ""
-    label = f"{heading}: points on their way from noise to data, over the density at the slider's time"
+    label = words.page["panel"].format(heading=heading)
     canvas = f'<canvas data-panel="{index}" role="img" aria-label="{label}"></canvas>'
     return f"<figure><h3>{heading}</h3>{line}{canvas}</figure>"
 
 
-def _forward(heading: str, texts: Sequence[str]) -> str:
-    canvas = '<canvas data-panel="forward" role="img" aria-label="The density at the slider\'s time"></canvas>'
+def _forward(heading: str, texts: Sequence[str], words: Words) -> str:
+    canvas = f'<canvas data-panel="forward" role="img" aria-label="{words.page["forward_panel"]}"></canvas>'
     options = "".join(
-        f'<label><input type="radio" name="lab-field" value="{name}"{mark}>{name}</label>'
+        f'<label><input type="radio" name="lab-field" value="{name}"{mark}>{words.page[name]}</label>'
         for name, mark in [("none", ""), *((each, " checked" if each == "score" else "") for each in FIELDS)]
     )
-    choice = f'<fieldset class="lab-choice"><legend>arrows</legend>{options}</fieldset>'
-    words = "".join(f"<p>{html.escape(text)}</p>" for text in texts)
-    side = f'<div class="lab-side">{words}{choice}</div>'
+    choice = f'<fieldset class="lab-choice"><legend>{words.page["arrows"]}</legend>{options}</fieldset>'
+    paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in texts)
+    side = f'<div class="lab-side">{paragraphs}{choice}</div>'
     return f'<h2>{html.escape(heading)}</h2><div class="lab-first"><figure>{canvas}</figure>{side}</div>'
 
 
-_CHOICES = """<fieldset class="lab-choice"><legend>show</legend>
-<label><input type="checkbox" id="lab-trails" checked>paths</label>
-<label><input type="checkbox" id="lab-ground" checked>density</label></fieldset>"""
-_BAR = """<div class="lab-bar" role="group" aria-label="Time">
-<button type="button" data-way="-1" aria-pressed="false">◀ to data</button>
-<button type="button" data-way="1" aria-pressed="false">to noise ▶</button>
+_CHOICES = """<fieldset class="lab-choice"><legend>{said[show]}</legend>
+<label><input type="checkbox" id="lab-trails" checked>{said[paths]}</label>
+<label><input type="checkbox" id="lab-ground" checked>{said[ground]}</label></fieldset>"""
+_BAR = """<div class="lab-bar" role="group" aria-label="{said[time]}">
+<button type="button" data-way="-1" aria-pressed="false">{said[to_data]}</button>
+<button type="button" data-way="1" aria-pressed="false">{said[to_noise]}</button>
 <div class="lab-slide"><input type="range" id="lab-time" min="0" max="{last}" step="0.1" value="{start}"
-aria-label="Time, from data on the left to noise on the right"><output id="lab-clock" for="lab-time"></output></div>
+aria-label="{said[slider]}"><output id="lab-clock" for="lab-time"></output></div>
 </div>
-<noscript><p>The moving pictures need JavaScript; the figures of this folder show the same without.</p></noscript>"""
+<noscript><p>{said[no_script]}</p></noscript>"""

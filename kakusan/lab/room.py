@@ -13,6 +13,7 @@ from kakusan.grids import Grid, karras, uniform
 from kakusan.lab.exact import Exact, exact_denoiser
 from kakusan.lab.fields import View
 from kakusan.lab.paths import Paths, SolverError, even_times, exact_flow, follow, solver_errors, start
+from kakusan.lab.words import ENGLISH, Words, figure_words
 from kakusan.levels import tabulate
 from kakusan.samplers import DDPM, SAMPLERS, Sampler
 from kakusan.schedules import NoiseSchedule, Rectified, VariancePreserving
@@ -41,6 +42,7 @@ class Lab:
         points: number of points that are followed.
         seed: of the first point's noise; the others follow.
         trained: a denoiser in place of the exact one.
+        words: the language; pictures speak English where no font of the system has it.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Lab:
     points: int = 128
     seed: int = 0
     trained: Denoiser | None = None
+    words: Words = ENGLISH
 
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.points < 2:
@@ -122,14 +125,16 @@ class Lab:
         """Every still figure, by the name of its file."""
         from kakusan.lab import figures as draw
 
-        view, name, exact = self.view, self.title, self.exact
+        view, name, exact, words = self.view, self.title, self.exact, figure_words(self.words)
         return {
-            "density": draw.draw_density(exact, view, name=self.name),
-            "score": draw.draw_field(self.denoiser, exact, view, kind="score", name=name),
-            "velocity": draw.draw_field(self.denoiser, exact, view, kind="velocity", name=name),
-            "trajectories": draw.draw_trajectories(self.trajectories, exact, view, flow=self.flow, name=name),
-            "families": draw.draw_families([run for run, _ in self.families], exact, view, name=name),
-            "errors": draw.draw_errors(self.errors, name=self.name),
+            "density": draw.draw_density(exact, view, name=self.name, words=words),
+            "score": draw.draw_field(self.denoiser, exact, view, kind="score", name=name, words=words),
+            "velocity": draw.draw_field(self.denoiser, exact, view, kind="velocity", name=name, words=words),
+            "trajectories": draw.draw_trajectories(
+                self.trajectories, exact, view, flow=self.flow, name=name, words=words
+            ),
+            "families": draw.draw_families([run for run, _ in self.families], exact, view, name=name, words=words),
+            "errors": draw.draw_errors(self.errors, name=self.name, words=words),
         }
 
     def animations(self, *, frames: int = 48) -> Mapping[str, list[Image.Image]]:
@@ -137,15 +142,18 @@ class Lab:
         from kakusan.lab.frames import forward_frames, sampling_frames
 
         runs, densities = [run for run, _ in self.families], [exact for _, exact in self.families]
+        words = figure_words(self.words)
         return {
-            "forward": forward_frames(self.exact, self.view, denoiser=self.denoiser, count=frames, name=self.title),
-            "sampling": sampling_frames(runs, densities, self.view, count=frames, name=self.title),
+            "forward": forward_frames(
+                self.exact, self.view, denoiser=self.denoiser, count=frames, name=self.title, words=words
+            ),
+            "sampling": sampling_frames(runs, densities, self.view, count=frames, name=self.title, words=words),
         }
 
     @property
     def title(self) -> str:
-        """The set's name, and that a network stands in for the exact denoiser where it does."""
-        return self.name if self.trained is None else f"{self.name}, learnt"
+        """The set's name in pictures, and that a network stands in for the exact denoiser where it does."""
+        return self.name if self.trained is None else figure_words(self.words).learnt.format(name=self.name)
 
     def _on(self, schedule: NoiseSchedule, exact: Exact) -> BaseDenoiser:
         return exact if self.trained is None else self.trained.with_schedule(schedule)

@@ -81,6 +81,19 @@ class LikelihoodRecord:
     def nats_per_dim(self) -> float:
         return self.nats / self.dims
 
+    def text(self) -> str:
+        """For people: each term and the sum, in bits/dim."""
+        each = self.dims * math.log(2.0)
+        lines = [f"{name:<16}{value / each:>10.4f}" for name, value in self.terms.items()]
+        total = f"{'bits/dim':<16}{self.bits_per_dim:>10.4f} +- {self.bits_error:.4f}"
+        return "\n".join(
+            [
+                *lines,
+                f"{total}  ({self.nats_per_dim:.4f} nats/dim, {self.n} pictures of {self.dims} elements, "
+                f"{self.levels} levels)",
+            ]
+        )
+
     def record(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {

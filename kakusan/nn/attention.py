@@ -28,6 +28,36 @@ class Attention(Protocol):
         """The module for maps of `channels` channels."""
         ...
 
+    def products(self, width: int) -> TokenProducts:
+        """The arithmetic between queries, keys and values of tokens `width` wide."""
+        ...
+
+
+class TokenProducts(Protocol):
+    """Arithmetic of attention between tokens."""
+
+    @property
+    def heads(self) -> int:
+        """Number of heads."""
+        ...
+
+    @property
+    def scaled(self) -> bool:
+        """Whether queries carry a temperature."""
+        ...
+
+    def features(self, q: Tensor) -> Tensor:
+        """What stands for queries (B, L, heads, d) before positions turn them."""
+        ...
+
+    def key_features(self, k: Tensor, mask: Tensor | None) -> Tensor:
+        """What stands for keys (B, M, heads, d) before positions turn them; mask (B, M), True for real tokens."""
+        ...
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """q (B, L, heads, d), k and v (B, M, heads, d), mask (B, M) or None -> (B, L, heads, d)."""
+        ...
+
 
 @register
 @dataclass(frozen=True)
@@ -44,7 +74,10 @@ class SoftmaxAttention:
     head_width: int = 64
 
     def build(self, channels: int) -> nn.Module:
-        return _SoftmaxAttention(channels, _heads(channels, self.heads, self.head_width))
+        return _SoftmaxAttention(channels, heads_for(channels, self.heads, self.head_width))
+
+    def products(self, width: int) -> TokenProducts:
+        return SoftmaxProducts(heads_for(width, self.heads, self.head_width))
 
 
 @register
@@ -62,10 +95,57 @@ class LinearAttention:
     head_width: int = 32
 
     def build(self, channels: int) -> nn.Module:
-        return _LinearAttention(channels, _heads(channels, self.heads, self.head_width))
+        return _LinearAttention(channels, heads_for(channels, self.heads, self.head_width))
+
+    def products(self, width: int) -> TokenProducts:
+        return LinearProducts(heads_for(width, self.heads, self.head_width))
 
 
-def _heads(channels: int, heads: int | None, head_width: int) -> int:
+@dataclass(frozen=True)
+class SoftmaxProducts:
+    """softmax(q k^T) v, for queries that carry their temperature."""
+
+    heads: int
+    scaled: bool = True
+
+    def features(self, q: Tensor) -> Tensor:
+        return q
+
+    def key_features(self, k: Tensor, mask: Tensor | None) -> Tensor:
+        return k
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = (y.transpose(1, 2) for y in (q, k, v))
+        mask = None if mask is None else mask[:, None, None]
+        if q.device.type == "cpu" and k.shape[2] <= CPU_PLAIN_LIMIT:
+            logits = (q @ k.transpose(-1, -2)).float()
+            logits = logits if mask is None else logits.masked_fill(~mask, float("-inf"))
+            return (logits.softmax(dim=-1).to(v.dtype) @ v).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), mask, scale=1.0).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class LinearProducts:
+    """q (k^T v): cost proportional to the number of tokens."""
+
+    heads: int
+    scaled: bool = False
+
+    def features(self, q: Tensor) -> Tensor:
+        return q.float().softmax(dim=-1)
+
+    def key_features(self, k: Tensor, mask: Tensor | None) -> Tensor:
+        k = k.float()
+        k = k if mask is None else k.masked_fill(~mask[:, :, None, None], float("-inf"))
+        return k.softmax(dim=1)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = (y.transpose(1, 2) for y in (q.to(v.dtype), k.to(v.dtype), v))
+        return (q @ (k.transpose(-1, -2) @ v)).transpose(1, 2)
+
+
+def heads_for(channels: int, heads: int | None, head_width: int) -> int:
+    """Number of heads: as given, or one for every `head_width` channels, dividing `channels`."""
     if heads is None:
         limit = max(1, round(channels / head_width))
         return next(count for count in range(limit, 0, -1) if channels % count == 0)
@@ -105,13 +185,15 @@ class _SoftmaxAttention(_SelfAttention):
         self.log_scale = nn.Parameter(torch.full((heads, 1, 1), 0.5 * math.log(channels / heads)))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q = _unit(q) * self.log_scale.exp().to(q.dtype)
+        q = _unit(q, self.log_scale.exp())
         k = _unit(k)
         positions = q.shape[-1]
         if q.device.type == "cpu" and positions <= CPU_PLAIN_LIMIT:
             logits = (q.transpose(-1, -2) @ k).float()
-            return v @ logits.softmax(dim=-1).to(v.dtype).transpose(-1, -2)
-        q, k, v = (y.transpose(-1, -2) for y in (q, k, v))
+            # This order leaves the gradient of the matrix as its softmax wants it, without a copy.
+            return (logits.softmax(dim=-1).to(v.dtype) @ v.transpose(-1, -2)).transpose(-1, -2)
+        # The fused kernels want features side by side; otherwise torch quietly takes the plain one.
+        q, k, v = (y.transpose(-1, -2).contiguous() for y in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(-1, -2)
 
 
@@ -123,7 +205,7 @@ class _LinearAttention(_SelfAttention):
         return (v @ k.transpose(-1, -2)) @ q
 
 
-def _unit(x: Tensor) -> Tensor:
-    """Unit vectors along the features (B, heads, d, L), norm in float32."""
+def _unit(x: Tensor, length: Tensor | float = 1.0) -> Tensor:
+    """Vectors of some length along the features (B, heads, d, L), norm in float32."""
     squared = x.float().square().sum(dim=-2, keepdim=True)
-    return x * (squared + 1e-6).rsqrt().to(x.dtype)
+    return x * ((squared + 1e-6).rsqrt() * length).to(x.dtype)

@@ -43,19 +43,24 @@ class Mlp(nn.Sequential):
 
 
 class Embedding(nn.Module):
-    """What every block is told: the noise level and, if there is one, the condition vector.
+    """What every block is told: the noise level and, if there are, the condition vector and the augmentation.
 
-    `forward(c_noise, vector)`: c_noise (B,) or (1,), vector (B or 1, condition_width) or None -> (B or 1, width).
+    `forward(c_noise, vector, augment)`: c_noise (B,) or (1,), vector (B or 1, condition_width) or None, augment
+    (B or 1, augment_width) or None -> (B or 1, width). The map of `augment` has no bias, so no label and a label of
+    zeros are the same; it starts at zero and draws nothing, so the rest starts as it would without.
     """
 
-    def __init__(self, *, width: int, feature_width: int, condition_width: int = 0) -> None:
+    def __init__(self, *, width: int, feature_width: int, condition_width: int = 0, augment_width: int = 0) -> None:
         super().__init__()
         self.noise = nn.Sequential(FourierFeatures(feature_width), Mlp(feature_width, width))
         self.condition = Mlp(condition_width, width) if condition_width else None
+        self.augment = nn.Parameter(torch.zeros(width, augment_width)) if augment_width else None
 
-    def forward(self, c_noise: Tensor, vector: Tensor | None) -> Tensor:
+    def forward(self, c_noise: Tensor, vector: Tensor | None, augment: Tensor | None = None) -> Tensor:
         with full_precision(c_noise):
             embedded: Tensor = self.noise(c_noise)
             if self.condition is not None and vector is not None:
                 embedded = embedded + self.condition(vector.to(embedded.dtype))
+            if self.augment is not None and augment is not None:
+                embedded = embedded + F.linear(augment.to(embedded.dtype), self.augment)
             return F.silu(embedded)

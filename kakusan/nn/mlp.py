@@ -114,8 +114,8 @@ class MLP(nn.Module):
         if c_noise.dim() != 1 or len(c_noise) not in (1, len(x)):
             raise ValueError(f"c_noise must be ({len(x)},) or (1,), got {tuple(c_noise.shape)}")
         cond = Condition() if cond is None else cond
-        if cond.tokens or cond.spatial is not None:
-            raise ValueError("this MLP would ignore the condition's tokens or spatial part: it takes a vector only")
+        if cond.tokens or cond.spatial is not None or cond.augment is not None:
+            raise ValueError("this MLP would ignore a part of the condition: it takes a vector only")
         vector = cond.vector
         if vector is None:
             if self.condition_width:

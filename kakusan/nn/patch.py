@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,7 +37,7 @@ class Patched(nn.Module):
         if any(missing):
             x = F.pad(x, [n for side in reversed(missing) for n in (0, side)], mode="replicate")
         if cond is not None and cond.spatial is not None:
-            cond = Condition(vector=cond.vector, tokens=cond.tokens, spatial=to_patches(cond.spatial, self.patch))
+            cond = replace(cond, spatial=to_patches(cond.spatial, self.patch))
         out = from_patches(self.backbone(to_patches(x, self.patch), c_noise, cond), self.patch)
         for dim, side in enumerate(size, start=2):
             out = out.narrow(dim, 0, side)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -13,8 +12,10 @@ from torch import Tensor, nn
 from kakusan.conditioning import Condition
 from kakusan.nn.attention import Attention, SoftmaxAttention
 from kakusan.nn.blocks import Block, Blocks, Downsample, ResidualBlocks, Upsample, conv
+from kakusan.nn.checkpointing import run
 from kakusan.nn.embeddings import Embedding
 from kakusan.nn.norms import GroupNorm, full_precision
+from kakusan.nn.shapes import check_arguments, check_input, levels_for, pad
 from kakusan.specs import register
 
 
@@ -30,6 +31,8 @@ class UNet(nn.Module):
     A `Condition.vector` is added to the noise-level embedding; a `Condition.spatial` is concatenated to the input. A
     condition that is missing, unexpected or of another width is an error: none is ever ignored.
 
+    Setting `checkpointing` trades time for memory: what blocks computed is computed again in the backward pass.
+
     Args:
         channels: channels of x.
         out_channels: channels of the output; None means `channels`.
@@ -44,6 +47,7 @@ class UNet(nn.Module):
         middle_attention: self-attention between the two blocks at the lowest resolution.
         condition_width: width of `Condition.vector`; 0 for a model without one.
         spatial_channels: channels of `Condition.spatial`; 0 for a model without one.
+        augment_width: width of `Condition.augment`, which may always be left out; 0 for a model without one.
         dropout: probability of zeroing an activation inside a block while training.
     """
 
@@ -62,16 +66,19 @@ class UNet(nn.Module):
         middle_attention: bool = True,
         condition_width: int = 0,
         spatial_channels: int = 0,
+        augment_width: int = 0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         levels = len(multipliers)
-        _check_arguments(channels, out_channels, rank, width, multipliers, depth, attention_levels, dropout)
+        check_arguments(channels, out_channels, rank, width, multipliers, depth, attention_levels, dropout)
         self.channels = channels
         self.out_channels = channels if out_channels is None else out_channels
         self.rank = rank
         self.condition_width = condition_width
         self.spatial_channels = spatial_channels
+        self.augment_width = augment_width
+        self.checkpointing = False
         self.factor = 2 ** (levels - 1)
         widths = [width * m for m in multipliers]
 
@@ -107,7 +114,12 @@ class UNet(nn.Module):
 
         embedding_width = 4 * width
         feature_width = max(4, width // 2 * 2)
-        self.embedding = Embedding(width=embedding_width, feature_width=feature_width, condition_width=condition_width)
+        self.embedding = Embedding(
+            width=embedding_width,
+            feature_width=feature_width,
+            condition_width=condition_width,
+            augment_width=augment_width,
+        )
         # One matrix makes the modulation of all blocks, in the order they run: one product in place of many small ones.
         self._modulation_widths = [m.modulation_width for m in self.modules() if isinstance(m, Block)]
         self.modulation = nn.Linear(embedding_width, sum(self._modulation_widths))
@@ -128,66 +140,38 @@ class UNet(nn.Module):
         The lowest resolution is about 8, channels double once, and attention runs where no side exceeds 16. `arguments`
         are passed on and override what is derived.
         """
-        if not size or min(size) < 1:
-            raise ValueError(f"size must hold 1 to 3 positive numbers, got {tuple(size)}")
-        levels = min(5, max(2, 1 + round(math.log2(min(size) / 8)))) if min(size) >= 4 else 1
-        derived: dict[str, Any] = {
-            "rank": len(size),
-            "multipliers": (1, *[2] * (levels - 1)),
-        }
-        levels = len(arguments.get("multipliers", derived["multipliers"]))
-        derived["attention_levels"] = tuple(level for level in range(levels) if max(size) <= 16 * 2**level)
-        return cls(channels=channels, width=width, condition_width=condition_width, **{**derived, **arguments})
+        return cls(channels=channels, width=width, condition_width=condition_width, **levels_for(size, arguments))
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
-        self._check_input(x, c_noise, cond)
-        vector = None if cond is None else cond.vector
+        check_input(self, x, c_noise, cond)
+        vector, augment = (None, None) if cond is None else (cond.vector, cond.augment)
         if cond is not None and cond.spatial is not None:
             x = torch.cat([x, cond.spatial.to(x.dtype).expand(len(x), *cond.spatial.shape[1:])], dim=1)
         spatial = x.shape[2:]
-        h = self.stem(self._pad(x))
-        modulation = iter(self._modulate(c_noise, vector))
+        h = self.stem(pad(x, self.factor))
+        modulation = iter(self._modulate(c_noise, vector, augment))
         skips = []
         for level, stage in enumerate(self.down):
             h = self.downsample(h) if level else h
             for layer in cast(nn.ModuleList, stage):
-                h = layer(h, next(modulation))
+                h = run(layer, h, next(modulation), checkpointing=self.checkpointing)
                 skips.append(h)
         for layer in self.middle:
-            h = layer(h, next(modulation))
+            h = run(layer, h, next(modulation), checkpointing=self.checkpointing)
         for level, stage in enumerate(self.up):
             h = self.upsample(h) if level else h
             for layer in cast(nn.ModuleList, stage):
-                h = layer(torch.cat([h, skips.pop()], dim=1), next(modulation))
+                h = torch.cat([h, skips.pop()], dim=1)
+                h = run(layer, h, next(modulation), checkpointing=self.checkpointing)
         out: Tensor = self.head(F.silu(self.norm(h)))
         for dim, side in enumerate(spatial, start=2):
             out = out.narrow(dim, 0, side)
         return out
 
-    def _modulate(self, c_noise: Tensor, vector: Tensor | None) -> tuple[Tensor, ...]:
+    def _modulate(self, c_noise: Tensor, vector: Tensor | None, augment: Tensor | None) -> tuple[Tensor, ...]:
         with full_precision(c_noise):
-            modulation: Tensor = self.modulation(self.embedding(c_noise, vector))
+            modulation: Tensor = self.modulation(self.embedding(c_noise, vector, augment))
         return modulation.split(self._modulation_widths, dim=1)
-
-    def _pad(self, x: Tensor) -> Tensor:
-        missing = [-side % self.factor for side in x.shape[2:]]
-        if not any(missing):
-            return x
-        return F.pad(x, [n for side in reversed(missing) for n in (0, side)], mode="replicate")
-
-    def _check_input(self, x: Tensor, c_noise: Tensor, cond: Condition | None) -> None:
-        if x.dim() != self.rank + 2 or x.shape[1] != self.channels or min(x.shape[2:]) < 1:
-            raise ValueError(
-                f"this U-Net takes (B, {self.channels}, *spatial) with {self.rank} spatial dimensions, "
-                f"got {tuple(x.shape)}"
-            )
-        if c_noise.dim() != 1 or len(c_noise) not in (1, len(x)):
-            raise ValueError(f"c_noise must be ({len(x)},) or (1,), got {tuple(c_noise.shape)}")
-        cond = Condition() if cond is None else cond
-        if cond.tokens:
-            raise ValueError(f"this U-Net has no cross-attention and would ignore the tokens {sorted(cond.tokens)}")
-        _check_part("vector", cond.vector, "condition_width", self.condition_width, len(x), ())
-        _check_part("spatial", cond.spatial, "spatial_channels", self.spatial_channels, len(x), tuple(x.shape[2:]))
 
 
 class _Layer(nn.Module):
@@ -201,43 +185,3 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         out: Tensor = self.attention(self.block(x, modulation))
         return out
-
-
-def _check_part(
-    name: str, part: Tensor | None, argument: str, width: int, batch: int, spatial: tuple[int, ...]
-) -> None:
-    """Raise unless the condition has this part exactly when the network takes it, in the right shape."""
-    if part is None:
-        if width:
-            raise ValueError(f"this U-Net was built with {argument}={width} and needs a Condition.{name}, got none")
-        return
-    if not width:
-        raise ValueError(f"this U-Net would ignore Condition.{name}: build it with {argument}={part.shape[1]}")
-    if part.shape[1:] != (width, *spatial) or len(part) not in (1, batch):
-        expected = (batch, width, *spatial)
-        raise ValueError(f"Condition.{name} must be {expected} ({argument}={width}), got {tuple(part.shape)}")
-
-
-def _check_arguments(
-    channels: int,
-    out_channels: int | None,
-    rank: int,
-    width: int,
-    multipliers: Sequence[int],
-    depth: int,
-    attention_levels: Sequence[int],
-    dropout: float,
-) -> None:
-    if rank not in (1, 2, 3):
-        raise ValueError(f"rank is the number of spatial dimensions, 1, 2 or 3; got {rank}")
-    sizes = {"channels": channels, "out_channels": channels if out_channels is None else out_channels}
-    for name, value in {**sizes, "width": width, "depth": depth}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not multipliers or min(multipliers) < 1:
-        raise ValueError(f"multipliers must name at least one level, each at least 1; got {tuple(multipliers)}")
-    unknown = [level for level in attention_levels if not 0 <= level < len(multipliers)]
-    if unknown:
-        raise ValueError(f"attention_levels {unknown} do not exist: the levels are 0 to {len(multipliers) - 1}")
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout is a probability in [0, 1), got {dropout}")

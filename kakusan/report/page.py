@@ -1,12 +1,18 @@
-"""A report in one HTML file: no script, nothing fetched, readable on a desktop, on a phone and on paper."""
+"""A report in one HTML file: nothing fetched, readable on a desktop, on a phone and on paper.
+
+A page runs no script but those that a subclass puts in (`Page._script`), each allowed by its hash in the page's policy.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import itertools
+import json
 import numbers
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +29,8 @@ from kakusan.report.svg import inline_svg
 _Media: TypeAlias = tuple[str, bytes, tuple[int, int] | None]
 _LARGEST_FILE = 64 << 20
 _POLICY = (
-    "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    "default-src 'none';{scripts} img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'"
 )
 
 
@@ -39,6 +46,9 @@ class Page:
         self._language = language
         self._blocks: list[tuple[str, str]] = []
         self._figures = 0
+        self._styles: list[str] = []
+        self._values: dict[str, str] = {}
+        self._scripts: list[str] = []
 
     def section(self, title: str) -> Page:
         """A heading."""
@@ -127,11 +137,17 @@ class Page:
         subtitle = f'<p class="subtitle">{_escape(self._subtitle)}</p>' if self._subtitle else ""
         return _TEMPLATE.format(
             language=_escape(self._language),
-            policy=_POLICY,
+            policy=_POLICY.format(scripts=_allowed(self._scripts)),
             title=_escape(self._title),
             subtitle=subtitle,
-            css=_css(),
+            css=_css() + "".join(self._styles),
             body="\n".join(parts),
+            scripts="".join(
+                [
+                    *(f'<script type="application/json" id="{n}">{v}</script>\n' for n, v in self._values.items()),
+                    *(f"<script>{text}</script>\n" for text in self._scripts),
+                ]
+            ),
         )
 
     def write(self, path: str | Path) -> None:
@@ -142,8 +158,48 @@ class Page:
         self._blocks.append((kind, markup))
         return self
 
+    # What follows is for pages that move. Markup, style and script are the program's own text, never a user's.
+
+    def _style(self, css: str) -> None:
+        """More rules after the page's own.
+
+        Raises ValueError for text that would end the style element.
+        """
+        self._styles.append(_inside(css, "style"))
+
+    def _data(self, name: str, value: object) -> None:
+        """JSON values for a script, in an element of the id `name`.
+
+        Raises ValueError for a name that is taken or is no plain id, and for numbers that JSON does not have.
+        """
+        if name in self._values or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            raise ValueError(f"data in a page need an id of their own, of a-z, 0-9 and -, got {name!r}")
+        # In a script element only "</" or "<!--" could end the data early.
+        self._values[name] = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+    def _script(self, text: str) -> None:
+        """A script that runs when all else is there; the page's policy names it by its hash, and no other runs.
+
+        Raises ValueError for text that would end the script element.
+        """
+        self._scripts.append(_inside(text, "script"))
+
 
 _NUMERIC = ' class="number"'
+
+
+def _inside(text: str, element: str) -> str:
+    """Text for a raw element, unchanged."""
+    if f"</{element}" in text.lower() or "<!--" in text:
+        raise ValueError(f"this text would end its <{element}> element early; write < as an escape there")
+    return text
+
+
+def _allowed(scripts: Sequence[str]) -> str:
+    """The part of the policy that lets these scripts run, and only these."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") for text in scripts]
+    sources = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return f" script-src {sources};" if digests else ""
 
 
 def _escape(text: object) -> str:
@@ -246,6 +302,6 @@ _TEMPLATE = """<!DOCTYPE html>
 {body}
 <footer>kakusan</footer>
 </main>
-</body>
+{scripts}</body>
 </html>
 """

@@ -8,6 +8,7 @@ Format: PNG specification, third edition (W3C 2025), sections 5.3 and 11.3.3.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -58,6 +59,20 @@ def save_png(
 
     Raises ValueError for another mode and for a record that JSON cannot hold or that is over 1 MiB.
     """
+    image, texts = _ready(image, record, parameters)
+    with whole_file(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=texts)
+
+
+def png_bytes(image: Image.Image, record: Mapping[str, Any] | None = None) -> bytes:
+    """The content of the file that `save_png` would write."""
+    image, texts = _ready(image, record, None)
+    file = io.BytesIO()
+    image.save(file, format="PNG", pnginfo=texts)
+    return file.getvalue()
+
+
+def _ready(image: Image.Image, record: Mapping[str, Any] | None, parameters: str | None) -> tuple[Image.Image, PngInfo]:
     if image.mode.startswith("I"):
         image = Image.fromarray(gray16(image).astype("<u2"))
     if image.mode not in _SAVED_MODES:
@@ -69,8 +84,7 @@ def save_png(
         texts.add_itxt(_KEY, _to_json(record))
         text = parameters_text(record, size=image.size) if parameters is None else parameters
         texts.add_itxt("parameters", _plain(text))
-    with whole_file(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=texts)
+    return image, texts
 
 
 def read_record(path: str | Path) -> dict[str, Any]:

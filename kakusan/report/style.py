@@ -106,7 +106,7 @@ def _glyphs(path: str) -> frozenset[int]:
 
 
 @functools.cache
-def _japanese() -> str | None:
+def japanese_font() -> str | None:
     """Path of a system font with Japanese glyphs, found by file name where each platform keeps its fonts."""
     for name in _SYSTEM_JAPANESE:
         try:
@@ -135,7 +135,7 @@ def typeset(text: str, size: int, *, bold: bool = False) -> tuple[str, Font]:
     missing = {c for c in line if ord(c) not in _glyphs(bundled)}
     if not missing:
         return line, _load(bundled, size)
-    path = _japanese()
+    path = japanese_font()
     if path is not None:
         covered = _glyphs(path)
         if any(ord(c) in covered for c in missing):
@@ -221,9 +221,26 @@ def style_axes(axes: Axes, *, size: float = 10.0) -> Axes:
 
 
 def use_bundled_font(figure: Figure) -> None:
-    """Sets every text of a finished figure in matplotlib's own DejaVu Sans, whatever the user's matplotlibrc says."""
+    """Sets every text of a finished figure in matplotlib's own DejaVu Sans, whatever the user's matplotlibrc says.
+
+    Glyphs that it lacks come from a Japanese font of the system, where there is one.
+    """
     from matplotlib.text import Text
 
+    known = _glyphs(_bundled(False))
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        text.set_fontfamily("DejaVu Sans")
+        foreign = any(ord(c) not in known for c in text.get_text() if not c.isspace())
+        text.set_fontfamily(["DejaVu Sans", *(_japanese_family() if foreign else [])])
+
+
+@functools.cache
+def _japanese_family() -> list[str]:
+    """The Japanese font's name, made known to matplotlib; empty where the system has none."""
+    path = japanese_font()
+    if path is None:
+        return []
+    from matplotlib import font_manager
+
+    font_manager.fontManager.addfont(path)
+    return [font_manager.FontProperties(fname=path).get_name()]

@@ -14,7 +14,7 @@ from kakusan import runtime
 from kakusan.model_folder import FACTS, model_hash
 from kakusan.pipeline import SampleRequest, load
 from kakusan.run_folder import RunFolder
-from kakusan.tasks.sampling import check_out, one_file, write
+from kakusan.tasks.picture_files import check_out, one_file, write
 
 
 def again(png: Path, out: Path, *, run: Path | None = None, device: str = "auto") -> Iterator[str]:

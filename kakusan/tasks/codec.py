@@ -17,7 +17,7 @@ from kakusan.data.source import Pictures, open_data
 from kakusan.files import whole_file
 from kakusan.pipeline import Pipeline, load
 from kakusan.report.png import save_png
-from kakusan.tasks.sampling import plain_name
+from kakusan.tasks.picture_files import plain_name
 
 
 def compress(

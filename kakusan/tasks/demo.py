@@ -16,7 +16,7 @@ from kakusan.metrics.neighbours import NeighbourReport, nearest_by_class
 from kakusan.pipeline import Pipeline, load
 from kakusan.recipes import demo as recipe
 from kakusan.tasks.forward import strip
-from kakusan.tasks.sampling import shown
+from kakusan.tasks.picture_files import shown
 from kakusan.train.previews import write_report
 from kakusan.train.run import TrainingRun
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from kakusan import __version__
 from kakusan.choices import SCHEDULES, choose
-from kakusan.data.toys import TOYS, Toy
-from kakusan.denoiser import Denoiser
+from kakusan.data.toys import TOYS
 from kakusan.extras import need
 from kakusan.grids import GRIDS
-from kakusan.lab import Lab, lab_page, save
+from kakusan.lab import LANGUAGES, Lab, figure_words, lab_page, save
+from kakusan.lab.learning import learnt
 from kakusan.report.animation import save_animation
 from kakusan.samplers import SAMPLERS
-from kakusan.schedules import NoiseSchedule
 
 FORMATS = {"png": "figures", "gif": "animations", "mp4": "animations", "html": "the page"}
 
@@ -33,6 +32,7 @@ def run_lab(
     train: float = 0.0,
     formats: Sequence[str] = ("png", "gif", "html"),
     frames: int = 48,
+    language: str = "en",
     say: Callable[[str], None] = print,
 ) -> list[Path]:
     """Draw everything of a set into `out`; returns the files written.
@@ -42,6 +42,7 @@ def run_lab(
         train: seconds of training for a network in place of the exact denoiser; 0 takes the exact one.
         formats: names of `FORMATS`.
         frames: of an animation.
+        language: of the page, and of pictures where a font of the system can draw it; a name of `LANGUAGES`.
         say: gets a line for each file.
 
     Raises:
@@ -56,11 +57,14 @@ def run_lab(
                          f"{frames=}, formats={','.join(formats)!r}")  # fmt: skip
     toy, path = choose(TOYS, name, "set"), choose(SCHEDULES, schedule, "schedule")
     chosen, spacing = choose(SAMPLERS, sampler, "sampler"), choose(GRIDS, grid, "grid")
-    lab = Lab(name, toy, path, sampler, chosen, num_steps, spacing, points, seed)
+    words = choose(LANGUAGES, language, "language")
+    lab = Lab(name, toy, path, sampler, chosen, num_steps, spacing, points, seed, words=words)
     if train:
         lab = replace(lab, trained=learnt(toy, path, train, seed, say))
     record = {"kind": "lab", "set": name, "schedule": schedule, "sampler": sampler, "num_steps": num_steps,
               "grid": grid, "points": points, "seed": seed, "train": train, "version": __version__}  # fmt: skip
+    if figure_words(words) is not words and set(formats) != {"html"}:
+        say("no font of this system has Japanese letters: figures and animations are in English, the page is not")
     written = []
 
     def wrote(file: Path) -> None:
@@ -80,21 +84,7 @@ def run_lab(
     if "html" in formats:
         again = f"kakusan lab {name} --schedule {schedule} --sampler {sampler} --steps {num_steps} --grid {grid}"
         again += f" --points {points} --seed {seed}" + (f" --train {train:g}" if train else "")
+        again += f" --language {language}" if language != "en" else ""
         lab_page(lab, again).write(out / "lab.html")
         wrote(out / "lab.html")
     return written
-
-
-def learnt(toy: Toy, schedule: NoiseSchedule, seconds: float, seed: int, say: Callable[[str], None]) -> Denoiser:
-    """A small network that learns the set for so many seconds, as EDM trains it, on any schedule."""
-    from kakusan.objectives import EdmWeight, Objective
-    from kakusan.parameterizations import Edm
-    from kakusan.tasks.toy_training import sigma_data, train_toy
-    from kakusan.time_samplers import LogNormalSigma
-
-    data = sigma_data(toy)
-    # Where the sets have their detail: sigma / alpha from 0.02 to 1.
-    objective = Objective(LogNormalSigma(-1.8, 1.4), EdmWeight(data))
-    return train_toy(
-        toy, schedule=schedule, parameterization=Edm(data), objective=objective, seconds=seconds, seed=seed, say=say
-    )

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from kakusan import runtime
-from kakusan.config import DataSettings, TrainConfig, merge, to_toml, with_length
+from kakusan.config import to_toml
 from kakusan.couplings import Bridge, Reflowed
-from kakusan.distill.reflow import PairFacts, PairFolder, check_sampler, coupling_of_start
+from kakusan.distill.models import draw_missing, model_straightness, settings
+from kakusan.distill.reflow import PairFolder, check_sampler
 from kakusan.files import write_text
-from kakusan.grids import GRIDS
-from kakusan.metrics.straightness import StraightnessRecord, straightness
-from kakusan.pipeline import Pipeline, SampleRequest, load
+from kakusan.pipeline import load
 from kakusan.run_folder import RunFolder
 from kakusan.samplers import Heun, Sampler
-from kakusan.train.continuing import stored_config
 from kakusan.train.run import TrainingRun
 
 if TYPE_CHECKING:
     from kakusan.train.trainer import TrainStep
-
-HELD_OUT = 0.05
-TRAJECTORIES, MEASURED_STEPS = 64, 20
 
 
 def reflow(
@@ -84,14 +76,14 @@ def reflow(
     config = settings(pipeline, out, length=length or {}, device=device)
     folder = PairFolder(out / "pairs")
     with contextlib.closing(RunFolder(out).create(to_toml(config))):
-        draw(pipeline, request, folder, on_pairs=on_pairs)
+        draw_missing(pipeline, request, folder, on_pairs=on_pairs)
     run = TrainingRun(config, out, init_from=source, say=say, on_step=on_step)
     # Independent noise here would train another model than the one asked for.
     assert isinstance(run.objective.coupling, Reflowed)
     assert not run.model.denoiser.independent_noise
     run.run()
     if run.stop is None:
-        before, after = measure(pipeline), measure(load(out, device=pipeline.device))
+        before, after = model_straightness(pipeline), model_straightness(load(out, device=pipeline.device))
         found = {"before": before.record(), "after": after.record()}
         write_text(out / "straightness.json", json.dumps(found, indent=1) + "\n")
         say(
@@ -99,54 +91,3 @@ def reflow(
             f"{after.relative:.4f} +- {after.relative_stderr:.4f} after"
         )
     return run
-
-
-def settings(pipeline: Pipeline, out: Path, *, length: dict[str, Any], device: str) -> TrainConfig:
-    """Those of the source run, on the pairs; those of the new run when it was begun before."""
-    found = stored_config(out)
-    source = str(out / "pairs")
-    if found is None:
-        training = pipeline.facts.training
-        if "config" not in training:
-            raise ValueError("this model does not say how it was trained, so no run can start from its settings")
-        found = merge(TrainConfig(), training["config"], "the checkpoint")
-        run = dataclasses.replace(found.run, threads=None)
-        objective = dataclasses.replace(found.objective, coupling="independent")
-        data = DataSettings(source=source, held_out=HELD_OUT)
-        found = dataclasses.replace(found, data=data, run=run, objective=objective)
-    elif not PairFolder(found.data.source).exists() and Path(found.data.source).name != "pairs":
-        raise ValueError(f"{out} is a run on {found.data.source}, not on pairs of reflow; choose another --out")
-    layer = {"data": {"source": source}, "run": {**length, "device": device}}
-    return merge(with_length(found, layer), layer)
-
-
-def draw(
-    pipeline: Pipeline, request: SampleRequest, folder: PairFolder, *, on_pairs: Callable[[int, int], None] | None
-) -> None:
-    """Draw the pairs that the folder lacks."""
-    grid = GRIDS[request.grid](pipeline.denoiser.schedule, request.num_steps)
-    coupling = coupling_of_start(pipeline.denoiser, grid, seed=request.seeds[0])
-    how = {k: v for k, v in request.record().items() if k not in ("seeds", "labels")}
-    folder.begin(PairFacts(pipeline.model_hash, how, coupling, pipeline.data, len(request.seeds)))
-    missing = folder.missing()
-    done = len(request.seeds) - sum(map(len, missing))
-    for places in missing:
-        rows = slice(places.start, places.stop)
-        labels = None if request.labels is None else request.labels[rows]
-        x0 = pipeline.run(dataclasses.replace(request, seeds=request.seeds[rows], labels=labels))
-        folder.write(places, pipeline.data.to_stored(x0), None if labels is None else torch.tensor(labels))
-        done += len(places)
-        if on_pairs is not None:
-            on_pairs(done, len(request.seeds))
-
-
-def measure(pipeline: Pipeline) -> StraightnessRecord:
-    """Straightness of the model, of its classes in turn."""
-    classes, conditioner = pipeline.classes, pipeline.model.conditioner
-    cond = None
-    if conditioner is not None:
-        labels = torch.arange(TRAJECTORIES, device=pipeline.device) % max(1, len(classes))
-        with torch.no_grad():
-            cond = conditioner(labels)
-    shape = (TRAJECTORIES, *pipeline.data.shape)
-    return straightness(pipeline.denoiser, shape, cond, num_steps=MEASURED_STEPS, device=pipeline.device)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kakusan import runtime
-from kakusan.pipeline import Pipeline, SampleRequest, load
+from kakusan.pipeline import Pipeline, load
 from kakusan.samplers import DDIM
-
-ANIMATIONS = (".gif", ".webp", ".mp4")
-OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mp4")
+from kakusan.tasks.picture_files import ANIMATIONS, check_out, write, write_trajectory
 
 
 def draw(
@@ -37,22 +32,28 @@ def draw(
     where = runtime.pick_device(device)
     runtime.tune(device=where)
     pipeline = load(run, weights=weights, device=where)
-    if eta is not None:
-        if options["sampler"] != "ddim":
-            raise ValueError(f"eta belongs to the sampler ddim, not to {options['sampler']}")
-        options["sampler"] = DDIM(eta=eta)
-    wanted, columns = _wanted(pipeline, labels, all_labels, num)
-    request = pipeline.request(labels=wanted, num=None if wanted else (16 if num is None else num), **options)
+    options = with_eta(options, eta)
+    names, columns = wanted(pipeline, labels, all_labels, num)
+    request = pipeline.request(labels=names, num=None if names else (16 if num is None else num), **options)
     count = len(request.seeds)
     yield f"{count} pictures with the weights {pipeline.weights!r} of {pipeline.path}"
     x0 = pipeline.run(request)
     pictures = pipeline.data.to_pil(x0)
     yield from write(pipeline, request, pictures, out, columns)
     if trajectory is not None:
-        yield _trajectory(pipeline, request, trajectory)
+        yield write_trajectory(pipeline, request, trajectory)
 
 
-def _wanted(
+def with_eta(options: dict[str, Any], eta: float | None) -> dict[str, Any]:
+    """The options of a request with the eta of ddim, where one is given."""
+    if eta is None:
+        return options
+    if options["sampler"] != "ddim":
+        raise ValueError(f"eta belongs to the sampler ddim, not to {options['sampler']}")
+    return {**options, "sampler": DDIM(eta=eta)}
+
+
+def wanted(
     pipeline: Pipeline, labels: Sequence[str], all_labels: bool, num: int | None
 ) -> tuple[list[str | int] | None, int | None]:
     """(a label for each picture, pictures in a row of the sheet)."""
@@ -68,87 +69,3 @@ def _wanted(
         columns = count // len(labels) if len(labels) > 1 and count % len(labels) == 0 else None
         return [labels[i * len(labels) // count] for i in range(count)], columns
     return None, None
-
-
-def write(
-    pipeline: Pipeline,
-    request: SampleRequest,
-    pictures: Sequence[Any],
-    out: Path,
-    columns: int | None,
-    scale: int | None = None,
-) -> Iterator[str]:
-    """One sheet or single files, each with its record; `scale` as in `report.grids.grid`."""
-    from kakusan.report.grids import grid
-    from kakusan.report.png import save_png
-
-    if one_file(out):
-        if len(pictures) == 1:
-            save_png(pictures[0], out, pipeline.record(request, kind="single", index=0))
-        else:
-            rows = columns or max(1, round(len(pictures) ** 0.5))
-            names = _row_names(pipeline, request, rows)
-            sheet = grid(pictures, columns=rows, row_labels=names, scale=scale)
-            save_png(sheet, out, pipeline.record(request, kind="sheet", columns=rows, rows=names, scale=scale))
-        yield f"wrote {out}"
-        return
-    place = 0
-    for chunk in request.chunks():
-        for index, seed in enumerate(chunk.seeds):
-            label = "" if chunk.labels is None else f"-{plain_name(pipeline.classes[chunk.labels[index]])}"
-            record = pipeline.record(chunk, kind="single", index=index)
-            save_png(pictures[place], out / f"{place:05d}{label}-seed{seed}.png", record)
-            place += 1
-    yield f"wrote {place} files to {out}"
-
-
-def one_file(out: Path) -> bool:
-    return out.suffix.lower() == ".png" and not out.is_dir()
-
-
-def check_out(out: Path) -> None:
-    """Refuse a place that cannot be written to, before anything slow begins."""
-    if out.is_dir() or one_file(out):
-        return
-    if out.exists() or out.suffix.lower() in OTHER_PICTURES:
-        raise ValueError(f"--out is a .png file, which can carry the record of how it was made, or a folder; got {out}")
-
-
-def plain_name(name: str) -> str:
-    """A class name as part of a file name."""
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:60]
-
-
-def _row_names(pipeline: Pipeline, request: SampleRequest, columns: int) -> list[str] | None:
-    """Names of the rows, when every row holds one class."""
-    if request.labels is None or len(request.labels) % columns:
-        return None
-    rows = [set(request.labels[i : i + columns]) for i in range(0, len(request.labels), columns)]
-    if any(len(row) > 1 for row in rows):
-        return None
-    return [pipeline.classes[row.pop()] for row in rows]
-
-
-def _trajectory(pipeline: Pipeline, request: SampleRequest, path: Path) -> str:
-    from kakusan.report.animation import save_animation
-    from kakusan.report.reverse import trajectory_frames
-
-    first = replace(request.chunks()[0], batch=min(request.batch, 16))
-    first = first.chunks()[0]
-    noisy, clean, times = [], [], []
-    for step in pipeline.steps(first):
-        noisy.append(shown(pipeline, step.x_t))
-        predicted = step.prediction.x0 if step.prediction is not None else step.x_s
-        clean.append(pipeline.data.to_pil(predicted.cpu()))
-        times.append(float(step.level.t))
-    noisy.append(pipeline.data.to_pil(step.x_s.cpu()))
-    clean.append(noisy[-1])
-    times.append(float(step.next_level.t))
-    save_animation(trajectory_frames(noisy, clean, times), path, fps=8, hold=1.5)
-    return f"wrote {path}"
-
-
-def shown(pipeline: Pipeline, x_t: torch.Tensor) -> list[Any]:
-    """x_t as pictures, scaled to the range of the picture: noise has no natural one."""
-    scale = x_t.flatten(1).std(1).clamp_min(0.5).view(-1, *[1] * (x_t.dim() - 1)) * 2.0
-    return pipeline.data.to_pil((x_t / scale).cpu())

@@ -10,19 +10,26 @@ from typing import Any
 from kakusan.config import TrainConfig, merge, read_toml
 from kakusan.model_folder import CorruptModel
 
-# What may differ when a run is continued: its length, where it runs, how often it reports, and where the data are (that
-# they are the same is told by their content).
+# What may differ when a run is continued: its length, where and by what means it runs, how often it reports, and where
+# the data are (that they are the same is told by their content).
 MAY_CHANGE = {
     "source",
+    "cache",
     "steps",
     "minutes",
     "device",
     "precision",
     "threads",
+    "compile",
+    "channels_last",
+    "checkpointing",
+    "micro_batch",
+    "parallel",
     "measurements",
     "previews",
     "checkpoints",
     "spaced",
+    "snapshots",
 }
 
 

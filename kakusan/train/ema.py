@@ -6,6 +6,7 @@ A profile of relative width w averages over a fixed fraction of the training so 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class EmaProfile:
         if not 0.0 < self.width < 0.28:
             raise ValueError(f"the width of an EMA profile lies between 0 and 0.28, got {self.width}")
 
-    @property
+    @functools.cached_property
     def exponent(self) -> float:
         """gamma with width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), by bisection."""
         low, high = 0.0, 1e6

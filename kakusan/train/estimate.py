@@ -3,24 +3,72 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kakusan.train.pace import Pace
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take, measured before its first step."""
+    """What a run will take, measured before its first step.
 
-    seconds_per_step: float
+    Args:
+        step: one step of the whole batch.
+        steps: how many.
+        parameters: of the model.
+        at_once: samples that pass through the network at once in training.
+        measuring: one measurement of the loss; None when there are none.
+        measurements: how many.
+        preview: one preview; None when there are none.
+        previews: how many, with those at the start and at the end.
+        threads: of the CPU.
+    """
+
+    step: Pace
     steps: int
     parameters: int
-    memory_bytes: int
+    at_once: int
+    measuring: Pace | None = None
+    measurements: int = 0
+    preview: Pace | None = None
+    previews: int = 0
+    threads: int = 1
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Seconds of one training step, without what is measured and drawn between steps."""
+        return self.step.seconds
+
+    @property
+    def beside(self) -> float:
+        """Seconds of all measurements and previews."""
+        measuring = 0.0 if self.measuring is None else self.measuring.seconds * self.measurements
+        return measuring + (0.0 if self.preview is None else self.preview.seconds * self.previews)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the run; writing checkpoints comes on top."""
+        return self.step.seconds * self.steps + self.beside
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most that training, measuring and drawing use."""
+        return max(part.memory_bytes for part in (self.step, self.measuring, self.preview) if part is not None)
 
     def text(self, batch: int) -> str:
         """One line for people."""
-        seconds = self.seconds_per_step * self.steps
+        cut = "" if self.at_once >= batch else f", {self.at_once} at once,"
+        parts = [f"{self.steps} steps: about {duration(self.step.seconds * self.steps)}"]
+        if self.measuring is not None:
+            parts.append(f"{self.measurements} measurements: {duration(self.measuring.seconds * self.measurements)}")
+        if self.preview is not None:
+            parts.append(f"{self.previews} previews: {duration(self.preview.seconds * self.previews)}")
+        if len(parts) > 1:
+            parts.append(f"in all {duration(self.seconds)}")
         return (
-            f"{self.parameters / 1e6:.2f} M parameters; a step of {batch} takes {self.seconds_per_step:.3g} s "
-            f"({batch / max(self.seconds_per_step, 1e-9):.0f} samples/s); {self.steps} steps: about "
-            f"{duration(seconds)}; "
+            f"{self.parameters / 1e6:.2f} M parameters; a step of {batch}{cut} takes {self.step.seconds:.3g} s "
+            f"({batch / max(self.step.seconds, 1e-9):.0f} samples/s); {', '.join(parts)}; "
             f"memory about {self.memory_bytes / 2**30:.1f} GiB"
         )
 

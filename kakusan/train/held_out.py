@@ -16,6 +16,7 @@ from kakusan.noise import Stream
 from kakusan.objectives import Objective, trivial_floor
 
 LEVELS = 8
+MEASURED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class FixedPairs:
         *,
         seed: int,
         count: int = 256,
-        batch: int = 64,
+        batch: int = MEASURED_AT_ONCE,
         device: torch.device | str = "cpu",
     ) -> None:
         if len(pictures) == 0:
@@ -57,6 +58,12 @@ class FixedPairs:
         self.pictures, self.objective, self.seed = pictures, objective, seed
         self.batch, self.device = batch, torch.device(device)
         self.count = max(LEVELS, count // LEVELS * LEVELS)
+        self._stored: dict[int, Tensor] = {}
+
+    def cut(self, batch: int, count: int | None = None) -> FixedPairs:
+        """The same pairs computed `batch` at once; only `count` of them to see how long that takes."""
+        count = self.count if count is None else count
+        return FixedPairs(self.pictures, self.objective, seed=self.seed, count=count, batch=batch, device=self.device)
 
     @torch.no_grad()
     def measure(self, model: Model, weights: Mapping[str, Tensor] | None = None) -> LevelReport:
@@ -72,7 +79,10 @@ class FixedPairs:
         model.eval()
         for start in range(0, self.count, self.batch):
             rows = slice(start, start + self.batch)
-            x0 = spec.to_model(self.pictures.read(chosen[rows].numpy())).to(self.device)
+            if start not in self._stored:
+                # Read once: in streamed sets these pictures lie far apart, and every measurement would fetch them all.
+                self._stored[start] = self.pictures.read(chosen[rows].numpy())
+            x0 = spec.to_model(self._stored[start]).to(self.device)
             labels = self.pictures.labels
             raw = None if labels is None else labels[chosen[rows]].to(self.device)
             noise = TrainingNoise(self.seed, numbers[rows], Stream.HELD_OUT, chosen[rows], raw)

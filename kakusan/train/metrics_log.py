@@ -78,6 +78,22 @@ class MetricsLog:
             self._board.close()
 
 
+class NoLog(MetricsLog):
+    """The log of a process that writes none, because another does."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _board(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter

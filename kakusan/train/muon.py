@@ -8,7 +8,7 @@ emulate about a hundred times slower than float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +50,13 @@ class Muon(torch.optim.Optimizer):
             by_shape: dict[tuple[int, ...], list[nn.Parameter]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    by_shape.setdefault(tuple(p.flatten(1).shape), []).append(p)
+                    by_shape.setdefault((p.shape[0], p.numel() // p.shape[0]), []).append(p)
             for (rows, columns), members in by_shape.items():
-                updates = torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in members])
+                updates = torch.stack([_whole(self._momentum(p, group["momentum"])).flatten(1) for p in members])
                 rate = group["lr"] * _MATCH * max(rows, columns) ** 0.5
                 for p, update in zip(members, orthogonalise(updates), strict=True):
-                    p.mul_(1.0 - group["lr"] * group["weight_decay"]).add_(update.view_as(p), alpha=-rate)
+                    change = _cut_like(p, update.view(p.shape))
+                    p.mul_(1.0 - group["lr"] * group["weight_decay"]).add_(change, alpha=-rate)
 
     def _momentum(self, p: nn.Parameter, keep: float) -> Tensor:
         assert p.grad is not None
@@ -63,6 +64,23 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(p.grad)
         return p.grad.lerp(state["momentum_buffer"].lerp_(p.grad, 1.0 - keep), keep)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The whole tensor in every process, where each holds a part (FSDP): its singular values are of the whole."""
+    full: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
+    return tensor if full is None else full()
+
+
+def _cut_like(p: Tensor, whole: Tensor) -> Tensor:
+    """Of a whole tensor, what this process holds of `p`."""
+    if not hasattr(p, "full_tensor"):
+        return whole
+    from torch.distributed.tensor import DTensor, Replicate
+
+    assert isinstance(p, DTensor)
+    mesh = p.device_mesh
+    return DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim).redistribute(mesh, p.placements)
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:

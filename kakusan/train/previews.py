@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,45 +10,89 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kakusan import runtime
 from kakusan.model_folder import RAW, Model, ModelFacts
-from kakusan.pipeline import Pipeline
+from kakusan.pipeline import Pipeline, SampleRequest
 from kakusan.run_folder import RunFolder
 from kakusan.train.held_out import view
+from kakusan.train.levers import uncompiled
 from kakusan.train.metrics_log import read_records
+from kakusan.train.pace import Pace, synchronize
 
 SHOWN = 8
+SAMPLED_STEPS = 20
 
 
 def preview(
-    run: RunFolder, step: int, model: Model, facts: ModelFacts, averages: Mapping[str, Tensor], *, seed: int
+    run: RunFolder,
+    step: int,
+    model: Model,
+    facts: ModelFacts,
+    averages: Mapping[str, Tensor],
+    *,
+    seed: int,
+    batch: int = SHOWN,
 ) -> Path:
-    """Draw the same seeds with the raw weights and with the average; returns the picture's path."""
+    """Draw the same seeds with the raw weights and with the average, `batch` at once; returns the picture's path."""
     from kakusan.report.grids import grid
     from kakusan.report.png import save_png
 
-    training = model.training
-    pipeline = Pipeline(model, facts, weights=RAW)
-    classes = pipeline.classes
-    labels = [i * max(1, len(classes) // SHOWN) % len(classes) for i in range(SHOWN)] if classes else None
-    request = pipeline.request(labels=labels, num=SHOWN, seed=seed)
-    raw = facts.data.to_pil(_finite(pipeline.run(request)))
+    drawn, request, pipeline = draw(model, facts, seed=seed, batch=batch)
+    raw = facts.data.to_pil(drawn)
     with view(model, averages):
-        averaged = facts.data.to_pil(_finite(pipeline.run(request)))
-    model.train(training)
+        averaged = facts.data.to_pil(draw(model, facts, seed=seed, batch=batch)[0])
+    labels = request.labels
     sheet = grid(
         [*averaged, *raw],
         columns=SHOWN,
         row_labels=["average", "raw"],
-        column_labels=None if labels is None else [classes[label] for label in labels],
+        column_labels=None if labels is None else [pipeline.classes[label] for label in labels],
     )
     path = run.samples / f"step-{step:08d}.png"
     save_png(sheet, path, {"kind": "preview", "step": step, **pipeline.record(request)})
     return path
 
 
+def draw(
+    model: Model, facts: ModelFacts, *, seed: int, batch: int = SHOWN, num_steps: int = SAMPLED_STEPS
+) -> tuple[Tensor, SampleRequest, Pipeline]:
+    """Eight samples (8, C, *size), of different classes where there are some, with the weights as they are."""
+    training = model.training
+    try:
+        pipeline = Pipeline(model, facts, weights=RAW)
+        classes = pipeline.classes
+        labels = [i * max(1, len(classes) // SHOWN) % len(classes) for i in range(SHOWN)] if classes else None
+        request = pipeline.request(labels=labels, num=SHOWN, seed=seed, batch=min(batch, SHOWN), num_steps=num_steps)
+        return _finite(pipeline.run(request)), request, pipeline
+    finally:
+        model.train(training)
+
+
+def pace_of_a_preview(model: Model, facts: ModelFacts, batch: int, device: torch.device) -> Pace:
+    """One preview, with the raw and with the averaged weights, from the time of its first steps."""
+    few = 2
+    began = time.perf_counter()
+    with uncompiled(model):
+        draw(model, facts, seed=0, batch=batch, num_steps=few)
+    synchronize(device)
+    seconds = (time.perf_counter() - began) * 2 * SAMPLED_STEPS / few
+    return Pace(seconds, runtime.peak_memory(device))
+
+
 def _finite(x: Tensor) -> Tensor:
     """An untrained network may overflow: show it as noise at the edge of the range rather than stop the run."""
     return torch.nan_to_num(x, nan=0.0, posinf=1.0, neginf=-1.0)
+
+
+def end_report(run: RunFolder, facts: ModelFacts, *, drawn: bool) -> Path:
+    """`report.html` at the end of a run, with its last previews and its first when any were drawn."""
+    shown: list[tuple[Path, str]] = []
+    if drawn:
+        sheets = sorted(run.samples.glob("step-*.png"))
+        shown.append((sheets[-1], "The same seeds with the averaged and with the raw weights, at the end."))
+        if len(sheets) > 1:
+            shown.append((sheets[0], "And before the first step."))
+    return write_report(run, facts, title=run.path.resolve().name, pictures=shown)
 
 
 def write_report(

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import math
-import platform
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from kakusan import __version__, choices, runtime
+from kakusan import choices, runtime
 from kakusan.config import TrainConfig, to_toml
 from kakusan.data.source import Pictures
 from kakusan.files import write_text
-from kakusan.model_folder import CorruptModel, ModelFacts, read_facts
-from kakusan.run_folder import RunFolder, read_state
+from kakusan.model_folder import CorruptModel, Model, ModelFacts, read_facts
+from kakusan.run_folder import RunFolder, worth_keeping
 from kakusan.train.adapt import adapt
 from kakusan.train.continuing import check_checkpoint, check_continues, stored_config
+from kakusan.train.distributed import hush, join
 from kakusan.train.ema import EmaProfile
-from kakusan.train.estimate import Estimate, duration
+from kakusan.train.estimate import Estimate
 from kakusan.train.feed import Feed
-from kakusan.train.held_out import FixedPairs
-from kakusan.train.metrics_log import MetricsLog
-from kakusan.train.pace import choose_threads, planned_steps, seconds_of_a_step, steps_again
-from kakusan.train.previews import preview, write_report
+from kakusan.train.held_out import MEASURED_AT_ONCE, FixedPairs, LevelReport
+from kakusan.train.levers import choose_levers, pull, uncompiled
+from kakusan.train.memory import Portions
+from kakusan.train.metrics_log import MetricsLog, NoLog
+from kakusan.train.outlook import beside_of, estimate_of
+from kakusan.train.pace import Pace, choose_threads, pace_of_a_step, planned_steps, steps_again
+from kakusan.train.parallel import parallel
+from kakusan.train.posthoc import Snapshots, storage
+from kakusan.train.previews import SHOWN, end_report, preview
+from kakusan.train.record import environment_of, facts_of
+from kakusan.train.signals import catch_signals
 from kakusan.train.sources import coupled, open_parts
 from kakusan.train.trainer import DiffusionLoss, Group, Trainer, TrainingDiverged, TrainStep, seeded
+
+T = TypeVar("T")
 
 
 class TrainingRun:
@@ -55,9 +65,13 @@ class TrainingRun:
         on_step: Callable[[TrainStep, TrainingRun], None] | None = None,
     ) -> None:
         choices.check(config)
+        self.world = join(config.run.device)
+        if not self.world.main:
+            say, on_step = hush, None
         self.say, self.on_step = say, on_step
         self.folder = RunFolder(out)
         self.folder.check_free()
+        self.snapshots = Snapshots(self.folder.path)
         old = stored_config(out)
         if old is not None:
             check_continues(old, config, self.folder.path)
@@ -65,15 +79,17 @@ class TrainingRun:
                 # Sums depend on the number of threads in their last bits.
                 config = dataclasses.replace(config, run=dataclasses.replace(config.run, threads=old.run.threads))
         self.config = config
-        self.device = runtime.pick_device(config.run.device)
+        self.device = self.world.device
         self.facts_of_machine = runtime.tune(threads=config.run.threads, device=self.device)
         self.precision = runtime.pick_precision(config.run.precision, self.device)
-        self.training, self.held_out = open_parts(config.data, seed=config.run.seed, say=say)
+        self.training, self.held_out = self.world.first(lambda: open_parts(config.data, seed=config.run.seed, say=say))
         self.spec = self.training.spec
         with seeded(config.run.seed):
             self.model = choices.build_model(config.model, self.spec, coupling=config.objective.coupling).to(
                 self.device
             )
+        self.levers = choose_levers(config.engine, self.device)
+        pull(self.model.denoiser.backbone, self.levers)
         self.objective = coupled(choices.build_objective(config.objective, self.spec), self.training)
         self.model.denoiser.independent_noise = self.objective.coupling.independent
         self.stop: str | None = None
@@ -84,9 +100,21 @@ class TrainingRun:
         self._latest = self.folder.latest() if old is not None else None
         if init_from is not None and self._latest is None:
             self.say(f"starting from {init_from}: " + adapt(self.model, init_from).text())
-        fresh = self._latest in (None, self.folder.checkpoint(0))
-        self._seconds = self._pace() if fresh else 0.0
+        self.parallel = parallel(config.engine.parallel, self.world)
         self.trainer = self._trainer()
+        # Measuring and drawing keep no activations: what is enough for training is enough for several times as many.
+        few = None if config.engine.micro_batch is None else 4 * config.engine.micro_batch
+        self.measuring = Portions(few, device=self.device, what="measuring")
+        self.drawing = Portions(few, device=self.device, what="drawing previews")
+        # Several processes plan without it, and plan again as the run goes on.
+        self._beside: tuple[Pace | None, Pace | None] | None = None if self.world.size == 1 else (None, None)
+        self.step_pace = Pace(0.0, 0)
+        self._unlogged: list[dict[str, Any]] = []
+        if self._latest in (None, self.folder.checkpoint(0)):
+            self.step_pace = self._pace()
+            planned = self.config.run.minutes is not None and self.config.run.steps is None
+            beside = self.estimate().beside if planned else 0.0
+            self.trainer.steps = planned_steps(self.config.run, self.step_pace.seconds, beside)
         if old is not None and self._latest is not None:
             self._resume(self._latest, old)
 
@@ -95,35 +123,42 @@ class TrainingRun:
 
     def _feed(self) -> Feed:
         run = self.config.run
-        return Feed(self.training, seed=run.seed, batch=run.batch, device=self.device)
+        return Feed(self.training, seed=run.seed, batch=run.batch, device=self.device, world=self.world)
 
-    def _pace(self) -> float:
-        """Seconds of one step. A run keeps its number of threads, because sums depend on it in their last bits."""
-        batch, loss = self._feed().batch(0), self._loss()
-
-        def probe() -> float:
-            return seconds_of_a_step(self.model, loss, batch, precision=self.precision, device=self.device)
-
+    def _pace(self) -> Pace:
+        """What one step takes. A run keeps its number of threads, because sums depend on it in their last bits."""
+        before = self.trainer.portions.most
         if self.device.type != "cpu" or self.config.run.threads is not None:
-            return probe()
-        seconds, threads = choose_threads(probe, self.say)
-        self.facts_of_machine = runtime.tune(threads=threads, device=self.device)
-        self.config = dataclasses.replace(self.config, run=dataclasses.replace(self.config.run, threads=threads))
-        return seconds
+            pace = self._step_pace()
+        else:
+            pace, threads = choose_threads(self._step_pace, self.say)
+            self.facts_of_machine = runtime.tune(threads=threads, device=self.device)
+            self.config = dataclasses.replace(self.config, run=dataclasses.replace(self.config.run, threads=threads))
+        if self.trainer.portions.most != before:
+            self._narrowed(self.trainer.portions)
+        return pace
+
+    def _step_pace(self) -> Pace:
+        pace = pace_of_a_step(self.trainer)
+        return Pace(*self.world.decide(lambda: dataclasses.astuple(pace)))
 
     def _trainer(self) -> Trainer:
         run = self.config.run
         if not run.ema:
             raise ValueError("a run keeps at least one weight average; give --ema a width such as 0.1")
-        group = Group(list(self.model.parameters()), self._loss(), self.config.optim)
+        # First, because it may replace the parameters.
+        loss = self.parallel.share(self.model, self._loss(), self._feed())
+        group = Group(list(self.model.parameters()), loss, self.config.optim)
         return Trainer(
             self.model,
             [group],
             self._feed(),
-            steps=planned_steps(run, self._seconds),
+            steps=run.steps or 1,
             profiles={f"ema-{width:g}": EmaProfile(width) for width in run.ema},
             seed=run.seed,
             autocast=self.precision.autocast,
+            micro_batch=self.config.engine.micro_batch,
+            parallel=self.parallel,
         )
 
     @property
@@ -132,13 +167,33 @@ class TrainingRun:
         return next(iter(self.trainer.ema.averages.values()))
 
     def estimate(self) -> Estimate:
-        """Time and memory of the run."""
-        parameters = sum(p.numel() for p in self.model.parameters())
-        return Estimate(self._seconds, self.trainer.steps, parameters, runtime.peak_memory(self.device))
+        """Time and memory of the run, from a piece of everything it will do."""
+        if self._beside is None:
+            self._beside = beside_of(self)
+        return estimate_of(self, *self._beside)
+
+    def fitting(self, portions: Portions, count: int, attempt: Callable[[int], T]) -> T:
+        """`attempt` with as many of `count` samples at once as fit into memory, which is remembered and said."""
+        before = portions.most
+        with uncompiled(self.model):
+            found = portions.run(count, attempt)
+        if portions.most != before:
+            self._narrowed(portions)
+        return found
+
+    def _narrowed(self, portions: Portions) -> None:
+        """Say and log that memory ran out and that the work was cut smaller."""
+        self.say(f"out of memory while {portions.what}: from here on {portions.most} at once; nothing is lost")
+        self._unlogged.append({"what": portions.what, "at_once": portions.most})
+        self._log_memory()
+
+    def _log_memory(self) -> None:
+        while self._began is not None and self._unlogged:
+            self.log.write("memory", self.trainer.step, **self._unlogged.pop(0))
 
     def _resume(self, checkpoint: Path, old: TrainConfig) -> None:
         check_checkpoint(read_facts(checkpoint), self.config, checkpoint)
-        weights, optimizer, averages, state = read_state(checkpoint)
+        weights, optimizer, averages, state = self.parallel.read(checkpoint, self.trainer)
         try:
             if state["data"] != self.training.fingerprint:
                 raise ValueError(
@@ -149,6 +204,9 @@ class TrainingRun:
             self.trainer.load_state(optimizer, state["trainer"], averages)
             self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
             self._elapsed_before = float(state["elapsed"])
+            if self.config.engine.micro_batch == old.engine.micro_batch:
+                # What memory has taught; another setting is the user's own answer to it.
+                self.trainer.portions.most = state.get("micro_batch", self.config.engine.micro_batch)
         except (KeyError, IndexError, TypeError, RuntimeError) as error:
             raise CorruptModel(f"{checkpoint} does not fit this run: {error}") from None
         run = self.config.run
@@ -160,44 +218,7 @@ class TrainingRun:
 
     def facts(self) -> ModelFacts:
         """What the model folder says."""
-        trainer = self.trainer
-        elapsed = self.elapsed()
-        return ModelFacts(
-            self.spec,
-            self.objective,
-            {
-                "steps": trainer.step,
-                "samples": trainer.samples,
-                "epochs": trainer.samples / len(self.training),
-                "pictures": len(self.training),
-                "held_out_pictures": len(self.held_out),
-                "data": self.training.fingerprint,
-                "source": self.config.data.source,
-                "seconds": round(elapsed, 1),
-                "config": dataclasses.asdict(self.config),
-                "machine": self.environment(),
-                "figures": {
-                    "steps": trainer.step,
-                    "pictures": len(self.training),
-                    "pictures seen": trainer.samples,
-                    "time": duration(elapsed),
-                    "parameters": sum(p.numel() for p in self.model.parameters()),
-                },
-            },
-            tuple(trainer.ema.profiles),
-        )
-
-    def environment(self) -> dict[str, Any]:
-        """Versions and machine, for `env.json`."""
-        return {
-            "kakusan": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "system": platform.platform(),
-            "device": str(self.device),
-            "precision": self.precision.name,
-            "runtime": dataclasses.asdict(self.facts_of_machine),
-        }
+        return facts_of(self)
 
     def elapsed(self) -> float:
         """Seconds of training so far, over all sessions."""
@@ -209,15 +230,21 @@ class TrainingRun:
         Raises:
             ValueError: the disk is full, or training diverged. What was saved stays whole.
         """
-        with contextlib.closing(self.folder.create(to_toml(self.config))):
-            if self.folder.latest() != self._latest:
+        create = partial(self.folder.create, to_toml(self.config))
+        with self.world.watch(), contextlib.closing(self.world.alone(create) or io.StringIO()):
+            if self.world.main and self.folder.latest() != self._latest:
                 raise ValueError(f"another process has trained in {self.folder.path} meanwhile; start again")
-            write_text(self.folder.path / "env.json", json.dumps(self.environment(), indent=1) + "\n")
+            # Of updates that this run has not made: it was killed, or sent back to an earlier checkpoint.
+            if self.world.main:
+                self.snapshots.drop_after(self.trainer.ema.updates)
+                write_text(self.folder.path / "env.json", json.dumps(environment_of(self), indent=1) + "\n")
             self._began = time.perf_counter()
-            self.log = MetricsLog(self.folder.metrics, step=self.trainer.step)
-            restore = self._catch_signals()
+            self.log = self._open_log()
+            restore = catch_signals(lambda name: setattr(self, "stop", name))
             try:
-                self._train()
+                # Inside the handlers: torchrun asks the others to end as soon as one is lost.
+                with self.world.watch():
+                    self._train()
             except (TrainingDiverged, KeyboardInterrupt):
                 raise
             except Exception:
@@ -228,22 +255,30 @@ class TrainingRun:
                 self.log.close()
         return self.folder.latest()
 
+    def _open_log(self) -> MetricsLog:
+        return MetricsLog(self.folder.metrics, step=self.trainer.step) if self.world.main else NoLog()
+
     def _train(self) -> None:
-        self.pairs = {"training": self._pairs(self.training)}
+        self.pairs = {"training": self.fixed_pairs(self.training)}
         if len(self.held_out):
-            self.pairs["held-out"] = self._pairs(self.held_out)
-        if self.folder.latest() is None:
+            self.pairs["held-out"] = self.fixed_pairs(self.held_out)
+        if self.world.decide(lambda: self.folder.latest() is None):
             # From here on a run without a checkpoint is one that has lost it.
             self.save()
+        self._log_memory()
+        if self.trainer.step == 0 and self.config.run.snapshots:
+            count = sum(p.numel() for p in self.model.parameters())
+            self.say(storage(count, len(self.trainer.ema.profiles), self.config.run.snapshots))
         if self.trainer.step == 0 and self.config.run.previews:
             self._preview()
         elif self.trainer.step >= self.trainer.steps:
             self.say(f"the run is finished at step {self.trainer.step}; a larger --steps or --minutes goes on")
         for step in self.trainer.run():
             self._after(step)
-            if self.stop is not None:
+            if self.world.any(self.stop is not None):
+                self.stop = self.stop or "another process"
                 break
-        if self.folder.latest() != self.folder.checkpoint(self.trainer.step):
+        if self.world.decide(lambda: self.folder.latest() != self.folder.checkpoint(self.trainer.step)):
             self.save()
         if self.stop is not None:
             self.say(f"stopped by {self.stop} at step {self.trainer.step}; all is saved, the same command goes on")
@@ -252,34 +287,16 @@ class TrainingRun:
 
     def _rescue(self) -> None:
         """Keep what was trained since the last checkpoint when something else fails, such as reading data."""
-        if self.trainer.troubled or self._saving or self.folder.latest() == self.folder.checkpoint(self.trainer.step):
+        if not self.parallel.can_rescue or self.trainer.troubled or self._saving:
+            return
+        if self.folder.latest() == self.folder.checkpoint(self.trainer.step):
             return
         with contextlib.suppress(Exception):
             self.save()
             self.say(f"step {self.trainer.step} was saved; the same command goes on from there")
 
-    def _pairs(self, pictures: Pictures) -> FixedPairs:
+    def fixed_pairs(self, pictures: Pictures) -> FixedPairs:
         return FixedPairs(pictures, coupled(self.objective, pictures), seed=self.config.run.seed, device=self.device)
-
-    def _catch_signals(self) -> Callable[[], None]:
-        """The first SIGINT or SIGTERM asks for a checkpoint and an end; a second SIGINT acts as usual."""
-        kept: dict[int, Any] = {}
-
-        def ask(number: int, _: object) -> None:
-            self.stop = signal.Signals(number).name
-            signal.signal(number, kept[number])
-
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                kept[number] = signal.signal(number, ask)
-        except ValueError:  # not in the main thread: the caller handles signals
-            return lambda: None
-
-        def restore() -> None:
-            for number, handler in kept.items():
-                signal.signal(number, handler)
-
-        return restore
 
     def _due(self, times: int) -> bool:
         """Whether one of `times` evenly spread events falls on this step."""
@@ -291,7 +308,9 @@ class TrainingRun:
         if step.trouble is not None:
             if step.rolled_back:
                 self.log.close()
-                self.log = MetricsLog(self.folder.metrics, step=self.trainer.step)
+                self.log = self._open_log()
+                if self.world.main:
+                    self.snapshots.drop_after(self.trainer.ema.updates)
                 self.say(f"went back to step {self.trainer.step}, at {self.trainer.rate_scale:g} of the rate")
             self.log.write("trouble", self.trainer.step, message=str(step.trouble), rolled_back=step.rolled_back)
             self.say(f"skipped: {step.trouble}")
@@ -304,7 +323,11 @@ class TrainingRun:
                 gradient_norm=step.gradient_norms[0],
                 rate=step.rate,
                 images_per_second=run.batch / max(step.seconds, 1e-9),
+                seconds=step.seconds,
+                wait=step.wait,
             )
+        if step.narrowed is not None:
+            self._narrowed(self.trainer.portions)
         if self.on_step is not None:
             self.on_step(step, self)
         if step.rolled_back:
@@ -313,68 +336,69 @@ class TrainingRun:
             self._measure()
         if self._due(run.previews) and self.trainer.step < self.trainer.steps:
             self._preview()
+        if self._due(run.snapshots):
+            ema, kept = self.parallel.ema(self.trainer), dataclasses.asdict(self.config)
+            self.world.alone(lambda: self.snapshots.take(ema, self.trainer.step, kept))
         # A state that may be about to be given up is not worth a checkpoint.
         if self._due(run.checkpoints) and self.trainer.step < self.trainer.steps and not self.trainer.troubled:
             self.save()
 
     def _measure(self) -> None:
+        model, average = self.parallel.shown(self.trainer)
+        self.world.alone(lambda: self._measure_alone(model, average))
+        if self.trainer.step < self.trainer.steps:
+            self._plan_again()
+
+    def _measure_alone(self, model: Model, average: Mapping[str, torch.Tensor]) -> None:
         for kind, pairs in self.pairs.items():
-            report = pairs.measure(self.model, self.average)
+            count = self.measuring.size(MEASURED_AT_ONCE)
+            report = self.fitting(self.measuring, count, partial(_measured, pairs, model, average))
             self.log.write(kind, self.trainer.step, **report.record())
             better = self.best is None or report.loss < self.best[0]
             if kind == "held-out" and better and math.isfinite(report.loss):
                 self.best = (report.loss, self.trainer.step)
-        if self.trainer.step < self.trainer.steps:
-            self._plan_again()
 
     def _plan_again(self) -> None:
-        steps = steps_again(self.config.run, self.trainer.step, self.elapsed())
+        steps = self.world.decide(lambda: steps_again(self.config.run, self.trainer.step, self.elapsed()))
         if steps is not None:
             self.trainer.steps = steps
 
     def _preview(self) -> None:
-        preview(self.folder, self.trainer.step, self.model, self.facts(), self.average, seed=self.config.run.seed)
+        step, facts, seed = self.trainer.step, self.facts(), self.config.run.seed
+        model, average = self.parallel.shown(self.trainer)
+
+        def draw(at_once: int) -> Path:
+            return preview(self.folder, step, model, facts, average, seed=seed, batch=at_once)
+
+        self.world.alone(lambda: self.fitting(self.drawing, SHOWN, draw))
 
     def save(self) -> Path:
         """Write a checkpoint and thin out the old ones."""
-        tensors, numbers = self.trainer.state()
         state = {
-            "trainer": numbers,
+            "trainer": self.trainer.state()[1],
             "data": self.training.fingerprint,
             "best": self.best,
             "elapsed": self.elapsed(),
+            "micro_batch": self.trainer.portions.most,
         }
         self._saving = True
         self.log.sync()
-        path = self.folder.save(self.trainer.step, self.model, self.facts(), self.trainer.ema.averages, tensors, state)
+        model, averages, tensors = self.parallel.whole(self.trainer, self.folder)
+        self.world.alone(lambda: self.folder.save(self.trainer.step, model, self.facts(), averages, tensors, state))
         self._saving = False
         if not self.trainer.troubled:
             self.trainer.keep()
-        self.folder.thin(self._kept())
-        return path
-
-    def _kept(self) -> set[int]:
-        """Checkpoints to keep for good: spread over the run, and the one nearest to the lowest held-out loss."""
-        steps = self.folder.steps()
-        kept: set[int] = set()
-        if not steps:
-            return kept
-        for i in range(1, self.config.run.spaced + 1):
-            mark = self.trainer.steps * i / self.config.run.spaced
-            near = [s for s in steps if 0 < s <= mark]
-            if near and mark <= steps[-1]:
-                kept.add(near[-1])
-        if self.best is not None:
-            kept.add(min(steps, key=lambda s: abs(s - self.best[1])))  # type: ignore[index]
-        return kept
+        if self.world.main:
+            best = None if self.best is None else self.best[1]
+            self.folder.thin(worth_keeping(self.folder.steps(), self.trainer.steps, self.config.run.spaced, best))
+        return self.folder.checkpoint(self.trainer.step)
 
     def finish(self) -> None:
         """Last pictures and the page."""
-        shown: list[tuple[Path, str]] = []
         if self.config.run.previews:
             self._preview()
-            drawn = sorted(self.folder.samples.glob("step-*.png"))
-            shown.append((drawn[-1], "The same seeds with the averaged and with the raw weights, at the end."))
-            if len(drawn) > 1:
-                shown.append((drawn[0], "And before the first step."))
-        write_report(self.folder, self.facts(), title=self.folder.path.resolve().name, pictures=shown)
+        self.world.alone(lambda: end_report(self.folder, self.facts(), drawn=bool(self.config.run.previews)))
+
+
+def _measured(pairs: FixedPairs, model: Model, weights: Mapping[str, torch.Tensor], at_once: int) -> LevelReport:
+    return pairs.cut(at_once).measure(model, weights)

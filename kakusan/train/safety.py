@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from kakusan.objectives import LossTerms
+    from kakusan.train.distributed import World
     from kakusan.train.feed import Batch
 
 
@@ -30,6 +32,15 @@ class Trouble:
         return (
             f"step {self.step}: {self.what} is not finite; samples: {who}; log-SNR: {at}; first module: {self.module}"
         )
+
+
+def together(trouble: Trouble, world: World) -> Trouble:
+    """One trouble of several processes, the same in each: what those with bad samples say."""
+    said = [Trouble(**each) for each in world.gather(dataclasses.asdict(trouble))]
+    guilty = [each for each in said if each.samples] or said
+    names = tuple(name for each in guilty for name in each.samples)[:4]
+    levels = tuple(level for each in guilty for level in each.levels)[:4]
+    return dataclasses.replace(guilty[0], samples=names, levels=levels)
 
 
 def first_bad_module(module: nn.Module, run: Callable[[], Any]) -> str:

@@ -9,16 +9,24 @@ from typing import Any
 from kakusan.choices import choose
 from kakusan.config import DataSettings
 from kakusan.data.fit import FITS
-from kakusan.data.source import EMBEDDED, Pictures, open_data, split_held_out
+from kakusan.data.source import EMBEDDED, Pictures, Subset, open_data, split_held_out
 from kakusan.distill.reflow import PairFolder, Pairs
 from kakusan.objectives import Objective
 
 
 def open_parts(data: DataSettings, *, seed: int, say: Callable[[str], None] | None = None) -> tuple[Pictures, Pictures]:
     """(pictures to train on, pictures to measure on); what was decided on the way goes to `say`."""
+    training, held_out = _parts(data, seed=seed, say=say)
+    if not data.augment:
+        return training, held_out
+    augmented = dataclasses.replace(training.spec, augment=data.augment)
+    return Subset(training, range(len(training)), spec=augmented), held_out
+
+
+def _parts(data: DataSettings, *, seed: int, say: Callable[[str], None] | None) -> tuple[Pictures, Pictures]:
     pairs = PairFolder(data.source)
     if pairs.exists():
-        if data != DataSettings(source=data.source, held_out=data.held_out):
+        if data != DataSettings(source=data.source, held_out=data.held_out, cache=data.cache):
             raise ValueError(f"{data.source} holds pairs of reflow, which take no setting but held_out: they are ready")
         return pairs.open().split(data.held_out)
     options: dict[str, Any] = {"size": data.size, "flip": data.flip or None}
@@ -41,6 +49,7 @@ def open_parts(data: DataSettings, *, seed: int, say: Callable[[str], None] | No
             "limit_per_class": data.limit_per_class,
             "channels": data.channels,
             "skip_unreadable": data.skip_unreadable or None,
+            "cache": data.cache,
         }
         options |= {name: value for name, value in optional.items() if value is not None}
         training = open_data(data.source, **options)

@@ -19,7 +19,7 @@ from kakusan.recipes import RECIPES
 from kakusan.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
-QUIET = ["--measurements", "0", "--previews", "0", "--checkpoints", "0"]
+QUIET = ["--measurements", "0", "--previews", "0", "--checkpoints", "0", "--snapshots", "0"]
 TINY = ["--width", "8", "--depth", "1", "--batch", "8", "--warmup", "2", "--device", "cpu", "--threads", "1", *QUIET]
 
 
@@ -97,6 +97,7 @@ class TestHelp:
         [
             (["train", "--widht", "3"], "--width"),
             (["sample", "x", "--guidance", "3"], "--guidance-scale"),
+            (["ema", "x", "--widht", "0.1"], "--width"),
             (["doctor", "x", "--sampller", "ddim"], "--sampler"),
             (["forward", "x", "--shedule", "ve"], "--schedule"),
             (["data", "check", "x", "--metdata", "y"], "--metadata"),
@@ -244,10 +245,10 @@ class TestTrain:
         def full(*_: object) -> None:
             raise RuntimeError("CUDA out of memory. Tried to allocate 3.00 GiB.\nmore lines")
 
-        monkeypatch.setattr("kakusan.train.run.seconds_of_a_step", full)
+        monkeypatch.setattr("kakusan.train.run.pace_of_a_step", full)
         line = complaint(capsys, "train", "--data", pictures, "--out", tmp_path / "run", *TINY)
         assert "not enough memory. Use a smaller --batch" in line
-        assert "--accumulate" in line
+        assert "--micro-batch or --checkpointing" in line
 
 
 class TestOthers:
@@ -274,6 +275,21 @@ class TestOthers:
         assert "did you mean 'red'" in complaint(capsys, "sample", trained, "--label", "rde")
         assert "did you mean" in complaint(capsys, "sample", trained, "--sampler", "dpmp-2m")
         complaint(capsys, "sample", "--from-png", tmp_path / "none.png")
+
+    def test_averages_are_rebuilt_and_sampled(
+        self, capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+    ) -> None:
+        model, sheet = tmp_path / "model", tmp_path / "a.png"
+        text = printed(capsys, "ema", trained, "--width", 0.05, 0.2, "--name", "short", "long", "--out", model)
+        assert "short: width 0.05 after 60 updates, from averages stored at 5 times" in text
+        assert f"kakusan sample {model} --num 16" in text
+        common = ["--num", 1, "--steps", 2, "--device", "cpu", "--out", sheet]
+        assert "with the weights 'short'" in printed(capsys, "sample", model, *common)
+        assert "with the weights 'long'" in printed(capsys, "sample", model, "--weights", "long", *common)
+        assert "nothing is overwritten" in complaint(capsys, "ema", trained, "--width", 0.05, "--out", model)
+        assert "between 0 and 0.28" in complaint(capsys, "ema", trained, "--width", 0.5, "--out", tmp_path / "x")
+        assert "is not a run" in complaint(capsys, "ema", tmp_path, "--width", 0.1)
+        assert "--width" in usage_error(capsys, "ema", trained)
 
     def test_list_and_inspect(self, capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path) -> None:
         assert str(trained) in printed(capsys, "list", trained.parent)

@@ -359,7 +359,8 @@ def test_results_do_not_depend_on_workers_or_memory(classes: Path) -> None:
 
 def test_a_file_that_breaks_after_opening_is_named(classes: Path) -> None:
     pictures = open_folder(classes, memory_limit=0, limit_per_class=1)
-    pictures._lazy._cache.clear()  # type: ignore[attr-defined]
+    assert isinstance(pictures, LazyPictures)
+    pictures.decoder.forget()
     (classes / "class2" / "0.png").write_bytes(b"junk")
     with pytest.raises(ValueError, match=r"class2/0.png: not a PNG"):
         pictures.read([1])

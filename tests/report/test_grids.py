@@ -196,7 +196,7 @@ def test_any_text_can_be_drawn_and_cut(text):
 
 
 def test_a_missing_glyph_is_a_box(monkeypatch):
-    monkeypatch.setattr(style, "_japanese", lambda: None)
+    monkeypatch.setattr(style, "japanese_font", lambda: None)
     assert style.typeset("桜 rose", 12)[0] == "□ rose"
 
 
@@ -204,7 +204,7 @@ def test_a_font_that_has_the_glyphs_is_used(monkeypatch):
     every = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "LastResortHE-Regular.ttf")
     if not os.path.exists(every):
         pytest.skip("this matplotlib has no font of every glyph")
-    monkeypatch.setattr(style, "_japanese", lambda: every)
+    monkeypatch.setattr(style, "japanese_font", lambda: every)
     line, face = style.typeset("桜 rose", 12)
     assert (line, face.path) == ("桜 rose", every)
     assert style.typeset("rose", 12)[1].path != every

@@ -1,3 +1,6 @@
+import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 
@@ -195,3 +198,47 @@ def test_colours_follow_the_page():
     markup, _ = inline_svg(held_out_curve([1, 2], None, [2.0, 1.0]).svg(), "a-")
     assert "var(--vermilion)" in markup
     assert not re.findall(r"#(?:[0-9a-f]{6})\b", markup), "a colour outside the style is drawn"
+
+
+class Moving(Page):
+    """A page with everything a subclass may put in."""
+
+    def __init__(self):
+        super().__init__("moving")
+        self._style(".mine{color:red}")
+        self._data("numbers", {"text": "</script><!-- <b>", "list": [1.5, None]})
+        self._script("console.log(1 < 2);")
+        self._script("let second = '&amp;';")
+
+
+def test_a_subclass_brings_style_data_and_scripts_that_the_policy_names():
+    reader = Reader(Moving().html())
+    scripts = [a for tag, a in reader.elements if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "numbers"}, {}, {}]
+    data, *texts = re.findall(r"<script[^>]*>(.*?)</script>", Moving().html(), re.DOTALL)
+    assert json.loads(data) == {"text": "</script><!-- <b>", "list": [1.5, None]}
+    assert texts == ["console.log(1 < 2);", "let second = '&amp;';"]
+    policy = next(a["content"] for tag, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy")
+    allowed = re.search(r"script-src ([^;]*);", policy).group(1).split()
+    assert allowed == [
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts
+    ]
+    assert policy.startswith("default-src 'none';")
+    assert Moving().html().index(".mine{color:red}") < Moving().html().index("</style>")
+    assert "script-src" not in Page("still").html()
+
+
+@pytest.mark.parametrize("text", ["a</script>", "a</SCRIPT >", "<!-- a"])
+def test_a_script_that_would_end_early_is_refused(text):
+    with pytest.raises(ValueError, match="early"):
+        Page("t")._script(text)
+    with pytest.raises(ValueError, match="early"):
+        Page("t")._style("a</style>")
+
+
+@pytest.mark.parametrize("name", ["numbers", "", "A", 'x" onload="y'])
+def test_data_need_an_id_of_their_own(name):
+    with pytest.raises(ValueError, match="id of their own"):
+        Moving()._data(name, 1)
+    with pytest.raises(ValueError, match="Out of range"):
+        Page("t")._data("x", float("nan"))

@@ -36,6 +36,21 @@ def test_a_network_may_stand_in(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "wrote" in capsys.readouterr().out
 
 
+def test_the_page_speaks_japanese_and_pictures_do_where_a_font_can(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kakusan.lab.words.japanese_font", lambda: None)
+    options = ["--steps", "3", "--points", "4", "--frames", "2", "--language", "ja", "--formats", "png,html"]
+    assert main(["lab", "mixture", "--out", str(tmp_path), *options]) == 0
+    assert "no font of this system has Japanese letters" in capsys.readouterr().out
+    page = (tmp_path / "lab.html").read_text("utf-8")
+    assert '<html lang="ja">' in page
+    for word in ("データからノイズへ", "スコア", "厳密な流れ", "ステップ数", "--language ja"):
+        assert word in page
+    for word in ("Three ways", "arrows<", "number of steps", "exact flow", "to data"):
+        assert word not in page
+
+
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))
 def test_every_schedule_has_trajectories(schedule: str) -> None:
     lab = Lab("mixture", TOYS["mixture"], SCHEDULES[schedule], num_steps=4, points=4)
@@ -56,6 +71,7 @@ def test_families_end_at_data(schedule: str) -> None:
         (["moons", "--schedule", "vpp"], "did you mean 'vp'"),
         (["moons", "--sampler", "dpm-2m"], "did you mean 'dpmpp-2m'"),
         (["moons", "--grid", "karas"], "did you mean 'karras'"),
+        (["moons", "--language", "fr"], "no language 'fr'"),
         (["moons", "--formats", "png,gfi"], "did you mean 'gif'"),
         (["moons", "--formats", ""], "one format is needed"),
         (["moons", "--steps", "0"], "at least 1 step"),

@@ -43,6 +43,7 @@ def settings(source: object, **sections: dict[str, Any]) -> TrainConfig:
             "measurements": 0,
             "previews": 0,
             "checkpoints": 0,
+            "snapshots": 0,
         },
     }
     config = merge(TrainConfig(), base)

@@ -48,7 +48,7 @@ def test_a_kernel_moves_as_its_matrix_does() -> None:
 def test_every_parameter_has_one_optimizer_and_tables_are_not_turned() -> None:
     module = nn.ModuleDict({"table": nn.Embedding(5, 4), "conv": nn.Conv2d(2, 3, 3), "norm": nn.GroupNorm(1, 3)})
     tables = {id(module["table"].weight)}
-    turned, rest = OptimSettings(kind="muon").build(module.parameters(), tables)
+    turned, rest = OptimSettings(optimizer="muon").build(module.parameters(), tables)
     assert isinstance(turned, Muon)
     found = [[p.dim() for group in o.param_groups for p in group["params"]] for o in (turned, rest)]
     assert found[0] == [4]
@@ -59,4 +59,4 @@ def test_vectors_and_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="give vectors to AdamW"):
         Muon([nn.Parameter(torch.zeros(3))], lr=0.1)
     with pytest.raises(ValueError, match="no optimizer 'muom'.*muon"):
-        OptimSettings(kind="muom")
+        OptimSettings(optimizer="muom")

@@ -21,15 +21,33 @@ def test_the_rate_warms_up_stays_flat_and_falls_to_zero() -> None:
     assert rates[99] > 0.0
 
 
+def test_other_decays_fall_as_they_say() -> None:
+    def rates(kind: str, decay: float = 0.75) -> list[float]:
+        optim = OptimSettings(rate=2.0, warmup=0, decay=decay, rate_decay=kind)
+        return [optim.rate_at(step, 100) for step in range(101)]
+
+    for kind in ("cosine", "inverse-sqrt"):
+        assert rates(kind)[:26] == pytest.approx([2.0] * 26)
+        assert rates(kind, 0.0)[:100] == [2.0] * 100
+    assert rates("inverse-sqrt")[26:] == pytest.approx([2.0 * (25 / step) ** 0.5 for step in range(26, 101)])
+    cosine = rates("cosine")
+    assert cosine[100] == pytest.approx(0.0, abs=1e-12)
+    assert cosine[62] + cosine[63] == pytest.approx(2.0)
+    # A decay over the whole run has a flat hundredth, in place of an infinite rate at the start.
+    whole = rates("inverse-sqrt", 1.0)
+    assert whole[0] == 2.0
+    assert whole[4:] == pytest.approx([2.0 * (1 / step) ** 0.5 for step in range(4, 101)])
+    with pytest.raises(ValueError, match=r"no decay of the rate 'cosin' \(did you mean 'cosine'\?\)"):
+        OptimSettings(rate_decay="cosin")
+
+
 def test_without_decay_and_warm_up_the_rate_is_constant() -> None:
     assert {OptimSettings(rate=0.5, warmup=0, decay=0.0).rate_at(step, 7) for step in range(7)} == {0.5}
 
 
-@pytest.mark.parametrize(
-    "bad", [{"rate": 0.0}, {"rate": -1.0}, {"warmup": -1}, {"decay": 1.5}, {"clip": -1.0}, {"accumulate": 0}]
-)
+@pytest.mark.parametrize("bad", [{"rate": 0.0}, {"rate": -1.0}, {"warmup": -1}, {"decay": 1.5}, {"clip": -1.0}])
 def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="expected rate > 0|accumulate counts"):
+    with pytest.raises(ValueError, match="expected rate > 0"):
         OptimSettings(**bad)  # type: ignore[arg-type]
 
 
@@ -40,11 +58,17 @@ def test_only_matrices_decay() -> None:
     assert by_decay == {0.1: {4}, 0.0: {1}}
 
 
-@pytest.mark.parametrize("parts", [2, 3, 8, 50])
-def test_accumulated_gradients_are_those_of_the_whole_batch(pictures: Path, tmp_path: Path, parts: int) -> None:
+@pytest.mark.parametrize("coupling", ["independent", "transport"])
+@pytest.mark.parametrize("at_once", [1, 3, 50])
+def test_gradients_of_parts_are_those_of_the_whole_batch(
+    pictures: Path, tmp_path: Path, at_once: int, coupling: str
+) -> None:
+    if coupling == "transport":
+        pytest.importorskip("scipy")
     gradients = []
-    for accumulate in (1, parts):
-        run = TrainingRun(settings(pictures, optim={"accumulate": accumulate}), tmp_path, say=lambda line: None)
+    for micro_batch in (8, at_once):
+        config = settings(pictures, engine={"micro_batch": micro_batch}, objective={"coupling": coupling})
+        run = TrainingRun(config, tmp_path, say=lambda line: None)
         taken = next(run.trainer.run())
         gradients.append((taken, {n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None}))
     (one, whole), (many, cut) = gradients

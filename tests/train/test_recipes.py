@@ -18,11 +18,12 @@ def small(recipe: str, source: Path) -> TrainConfig:
         TrainConfig(), {key: value for key, value in RECIPES[recipe]().items() if key in ("model", "objective")}
     )
     plain = settings(source)
+    levels = {} if config.model.backbone == "dit" else {"depth": 1, "multipliers": (1, 2)}
     return merge(
         TrainConfig(),
         {
             "data": {"source": str(source), "held_out": 0.2},
-            "model": {**vars(config.model), "width": 8, "depth": 1, "multipliers": (1, 2), "patch": 1},
+            "model": {**vars(config.model), "width": 8, "patch": 1, **levels},
             "objective": vars(config.objective),
             "run": vars(plain.run) | {"steps": 4, "measurements": 1},
         },
@@ -62,6 +63,8 @@ def test_a_learned_schedule_moves_and_is_saved(tmp_path: Path) -> None:
         ({"model": {"schedule": "learned"}}, "loss = variational"),
         ({"model": {"schedule": "learned", "shift": 2.0}, "objective": {"loss": "variational"}}, "shift at 1"),
         ({"model": {"schedule": "learnd"}}, "did you mean 'learned'"),
+        ({"model": {"backbone": "dti"}}, "did you mean 'dit'"),
+        ({"model": {"registers": 2}}, "backbone = unet has no registers"),
         ({"objective": {"coupling": "transprot"}}, "did you mean 'transport'"),
     ],
 )

@@ -112,8 +112,9 @@ def _losses(out: Path) -> list[tuple[int, float, float]]:
     return kill_nine.curve(out)
 
 
-def test_two_halves_are_the_whole_in_one_process_too(pictures: Path, tmp_path: Path) -> None:
-    config = settings(pictures, model={"dropout": 0.2}, optim={"accumulate": 2})
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_two_halves_are_the_whole_in_one_process_too(pictures: Path, tmp_path: Path, kind: str) -> None:
+    config = settings(pictures, model={"dropout": 0.2}, optim={"optimizer": kind}, engine={"micro_batch": 3})
     start(config, tmp_path / "whole")
     start(config, tmp_path / "halves", stop_at=3)
     assert len(_losses(tmp_path / "halves")) == 3

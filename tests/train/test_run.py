@@ -1,5 +1,6 @@
 """Runs on every kind of folder, planned in steps or minutes, with what they leave behind."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_two_profiles_are_saved_by_name_and_the_first_is_sampled(pictures: Path,
 def test_minutes_are_planned_from_the_measured_speed(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = settings(pictures, run={"minutes": 0.04, "measurements": 4})
-    config = type(config)(config.data, config.model, config.objective, config.optim, _without_steps(config.run))
+    config = dataclasses.replace(config, run=_without_steps(config.run))
     run = start(config, out)
     assert run.trainer.step == run.trainer.steps > 1
     assert run.elapsed() < 0.04 * 60 * 4 + 5
@@ -122,14 +123,10 @@ def test_minutes_are_planned_from_the_measured_speed(pictures: Path, tmp_path: P
 
 
 def _without_steps(run: object) -> object:
-    import dataclasses
-
     return dataclasses.replace(run, steps=None)  # type: ignore[type-var]
 
 
 def test_the_plan_follows_the_clock(pictures: Path, tmp_path: Path) -> None:
-    import dataclasses
-
     config = settings(pictures)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, steps=None, minutes=10.0))
     run = TrainingRun(config, tmp_path / "run", say=lambda line: None)

@@ -13,8 +13,8 @@ from kakusan.likelihood import flow_log_prob
 from kakusan.objectives import EdmWeight, FlowMatching, Objective
 from kakusan.parameterizations import Edm, Eps, Velocity
 from kakusan.schedules import Karras, Rectified, VariancePreserving
-from kakusan.tasks.toy_training import batches, sigma_data, train_toy
 from kakusan.time_samplers import LogNormalSigma
+from kakusan.train.points import batches, sigma_data, train_toy
 
 MIXTURE = TOYS["mixture"]
 TINY = dict(schedule=VariancePreserving(), parameterization=Eps(), objective=Objective(), width=8, depth=1, batch=16)

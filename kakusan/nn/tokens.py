@@ -1,0 +1,175 @@
+"""Attention between tokens (B, L, width): to themselves, and to the token sets of a condition.
+
+Which arithmetic is done is chosen by the same objects as for feature maps (`kakusan.nn.attention`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kakusan.conditioning import TokenSet
+from kakusan.nn.attention import Attention, TokenProducts
+from kakusan.nn.rotary import rotate
+from kakusan.specs import register
+
+
+class ConditionTokens(Protocol):
+    """How a network uses `Condition.tokens`: which sets, how wide, and by which way they enter."""
+
+    joins: ClassVar[bool]
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Features of a token of each set, by name."""
+        ...
+
+
+@register
+@dataclass(frozen=True)
+class CrossTokens:
+    """Every block attends to the token sets beside its own tokens (Chen et al. 2023, PixArt, arXiv 2310.00426).
+
+    Args:
+        widths: features of a token of each set, by name.
+    """
+
+    widths: Mapping[str, int]
+    joins: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_widths(self.widths)
+
+
+@register
+@dataclass(frozen=True)
+class ContextTokens:
+    """The token sets join the sequence (Peebles & Xie 2022, "in-context", arXiv 2212.09748).
+
+    Args:
+        widths: features of a token of each set, by name.
+    """
+
+    widths: Mapping[str, int]
+    joins: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_widths(self.widths)
+
+
+def _check_widths(widths: Mapping[str, int]) -> None:
+    if not widths or min(widths.values()) < 1:
+        raise ValueError(f"name at least one token set and its width, at least 1; got {dict(widths)}")
+    if "type" in widths or any("." in name for name in widths):
+        raise ValueError(f"a token set cannot be called 'type', nor hold a dot; got {sorted(widths)}")
+
+
+def matrix(inputs: int, outputs: int) -> nn.Linear:
+    """A linear map without bias, with outputs about as large as inputs (Glorot & Bengio 2010)."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.xavier_uniform_(layer.weight)
+    return layer
+
+
+class TokenSets(nn.Module):
+    """Named token sets, each projected by a matrix of its own, one after the other.
+
+    `forward(tokens, batch)` -> (B, L, width) and a mask (B, L), None where every token is real.
+    """
+
+    def __init__(self, widths: Mapping[str, int], width: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleDict({name: nn.Linear(inputs, width) for name, inputs in widths.items()})
+
+    def forward(self, tokens: Mapping[str, TokenSet], batch: int) -> tuple[Tensor, Tensor | None]:
+        found, masks = [], []
+        for name, projection in self.projections.items():
+            part = tokens[name]
+            found.append(projection(part.values).expand(batch, -1, -1))
+            real = part.values.new_ones(part.values.shape[:2], dtype=torch.bool) if part.mask is None else part.mask
+            masks.append(real.expand(batch, -1))
+        masked = any(tokens[name].mask is not None for name in self.projections)
+        return torch.cat(found, dim=1), torch.cat(masks, dim=1) if masked else None
+
+
+class _Scaled(nn.Module):
+    """Queries and keys brought to root mean square 1, with one learned temperature per head in place of 1 / sqrt(d)."""
+
+    def __init__(self, width: int, products: TokenProducts) -> None:
+        super().__init__()
+        self.heads, self.products = products.heads, products
+        self.head_width = width // products.heads
+        self.log_scale = nn.Parameter(torch.zeros(products.heads, 1)) if products.scaled else None
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """(B, L, heads, d) -> the same."""
+        return F.rms_norm(x, (self.head_width,), eps=1e-6)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, L, heads, d) each -> (B, L, width)."""
+        if self.log_scale is not None:
+            q = q * (self.log_scale.exp() / math.sqrt(self.head_width)).to(q.dtype)
+        return self.products.mix(q, k, v, mask).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention between the tokens of a sequence, with QK norm and rotary positions.
+
+    `forward(x, rotation, mask, first)`: x (B, L, width); rotation as `rotate` takes it, or None; mask (B, L), True
+    where a token may be attended to, or None; first (B, L, heads, d), the values of the first block, where
+    `value_residual` -> (B, L, width) and this block's own values.
+    """
+
+    def __init__(self, width: int, attention: Attention, *, value_residual: bool = False) -> None:
+        super().__init__()
+        self.core = _Scaled(width, attention.products(width))
+        self.qkv = matrix(width, 3 * width)
+        self.out = matrix(width, width)
+        # Zhou et al. 2024, arXiv 2410.17897: values are a learned mixture of this block's and the first block's.
+        self.share = nn.Parameter(torch.tensor(0.5)) if value_residual else None
+
+    def forward(
+        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, first: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        core = self.core
+        qkv = self.qkv(x).unflatten(-1, (3, core.heads, core.head_width))
+        q, k, own = qkv.unbind(2)
+        v = own if self.share is None or first is None else torch.lerp(own, first, self.share.to(own.dtype))
+        q, k = core.products.features(core.normalised(q)), core.normalised(k)
+        k = core.products.key_features(k, mask)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        return self.out(core.mix(q, k, v, mask)), own
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from tokens to the tokens of a condition; starts at zero.
+
+    `forward(x, context, mask)`: x (B, L, width), context (B, M, width), mask (B, M) or None -> (B, L, width). Where no
+    token of a sample is real, its result is zero.
+    """
+
+    def __init__(self, width: int, attention: Attention) -> None:
+        super().__init__()
+        self.core = _Scaled(width, attention.products(width))
+        self.q = matrix(width, width)
+        self.kv = matrix(width, 2 * width)
+        self.out = matrix(width, width)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        core = self.core
+        q = self.q(x).unflatten(-1, (core.heads, core.head_width))
+        # A key and a value of zero more: a query can attend to nothing, and a sample without tokens has something.
+        kv = F.pad(self.kv(context), (0, 0, 0, 1)).unflatten(-1, (2, core.heads, core.head_width))
+        k, v = kv.unbind(2)
+        mask = None if mask is None else F.pad(mask, (0, 1), value=True)
+        q, k = core.products.features(core.normalised(q)), core.products.key_features(core.normalised(k), mask)
+        out: Tensor = self.out(core.mix(q, k, v, mask))
+        return out
