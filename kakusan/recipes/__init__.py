@@ -24,7 +24,11 @@ def demo() -> Settings:
 
 def small() -> Settings:
     """Pictures of 32 to 64 pixels on a laptop CPU: an hour for something to look at."""
-    return {"model": {"width": 48}, "optim": {"rate": 1e-3}, "run": {"minutes": 60.0, "batch": 32}}
+    return {
+        "model": {"width": 48},
+        "optim": {"optimizer": "muon", "rate": 5e-3},
+        "run": {"minutes": 60.0, "batch": 32},
+    }
 
 
 def flow() -> Settings:

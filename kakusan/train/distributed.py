@@ -223,7 +223,9 @@ class World:
         still = [self._name(r) for r in range(self.size) if r != self.rank and now[r] == (before or {}).get(r)]
         if not still:
             return None
-        first = re.sub(r"^\[[^]]*\]\s*", "", (str(error).strip() or type(error).__name__).splitlines()[0])
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # Without its place in the source; the first sentence, because advice for developers of the library follows it.
+        first = re.sub(r"^\[[^]]*\]\s*", "", line).split(". ")[0]
         return LostRank(f"{' and '.join(still)} gave no more sign of life (killed?): {first[:200]}. {_AGAIN}")
 
     def _ended(self) -> str | None:

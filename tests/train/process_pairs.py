@@ -1,4 +1,4 @@
-"""What one of several processes does in test_distributed.py: `two_processes.py SCENE FOLDER`, started by torchrun."""
+"""What one of several processes does in test_distributed.py: `process_pairs.py SCENE FOLDER`, started by torchrun."""
 
 import contextlib
 import dataclasses
