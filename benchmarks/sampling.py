@@ -188,7 +188,8 @@ def main() -> None:
     unets = measure(UNETS, OUR_UNET, *sizes) if options.only != "dit" else ["Not asked for."]
     dits = measure(DITS, OUR_DIT, *sizes) if options.only != "unet" else ["Not asked for."]
     page = PAGE.format(
-        command=f"python benchmarks/sampling.py --rounds {options.rounds} --num {options.num} --steps {options.steps} --write",
+        command=f"python benchmarks/sampling.py --rounds {options.rounds} --num {options.num} --steps {options.steps} "
+        "--write",
         machine=common.machine(options.threads),
         shape=f"{SHAPE[1]}x{SHAPE[2]}x{SHAPE[0]}",
         num=options.num,
