@@ -218,6 +218,8 @@ def _notes(records: Records, seeds: Sequence[int]) -> list[str]:
 
 def draw(path: Path, records: Records) -> None:
     """Held-out loss against seconds of training, both logarithmic: the named levers in colour, the others faint."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
     from kakusan.report.style import INK, MUTED, RULE, SERIES, figure, style_axes, use_bundled_font
 
     known = {name: gains(records, name, Lever.read(_first(runs)["lever"])) for name, runs in records.items()}
@@ -236,6 +238,12 @@ def draw(path: Path, records: Records) -> None:
     mark = mark_of(_first(records[PLAIN]))
     axes.axhline(mark, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
     axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="held-out loss")
+    # Plain numbers at a few places: the powers of ten of a log axis run into each other over less than two decades.
+    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        places = [m * 10.0**k for k in range(-4, 5) for m in (1, 2, 5) if limits[0] <= m * 10.0**k <= limits[1]]
+        axis.set_major_locator(FixedLocator(places))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
     # The first moments say little and would take most of the height.
     top = max(loss for seconds, loss in curve_of(_first(records[PLAIN])) if seconds >= _end(records) / 12)
     low = min(min(loss for _, loss in curve_of(_first(runs))) for runs in records.values())
@@ -243,6 +251,7 @@ def draw(path: Path, records: Records) -> None:
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     axes.text(0.01, mark, "the mark", transform=axes.get_yaxis_transform(), va="bottom", color=MUTED, fontsize=9)
     use_bundled_font(sheet)
+    sheet.subplots_adjust(left=0.1)
     sheet.savefig(path, dpi=100)
 
 
