@@ -15,7 +15,8 @@ from kakusan.nn.attention import Attention, SoftmaxAttention
 from kakusan.nn.embeddings import Embedding
 from kakusan.nn.modulation import modulated_norm
 from kakusan.nn.norms import full_precision
-from kakusan.nn.shapes import check_input, pad
+from kakusan.nn.patch import from_patches, to_patches
+from kakusan.nn.shapes import check_input, crop, pad, with_spatial
 from kakusan.nn.tokens import ConditionTokens, TokenSets
 from kakusan.nn.transformer import EPS, MODULATIONS, Route, Transformer
 from kakusan.specs import register
@@ -44,25 +45,8 @@ class PatchEmbedding(nn.Module):
         nn.init.zeros_(self.embed.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.embed(self.narrow(cut(x, self.patch)))
+        out: Tensor = self.embed(self.narrow(to_patches(x, self.patch).flatten(2).mT))
         return out
-
-
-def cut(x: Tensor, patch: int) -> Tensor:
-    """(B, C, *size) -> (B, places, C * patch^rank)."""
-    batch, channels, *size = x.shape
-    rank = len(size)
-    pieces = x.reshape(batch, channels, *(n for side in size for n in (side // patch, patch)))
-    order = [0, *range(2, 2 + 2 * rank, 2), 1, *range(3, 3 + 2 * rank, 2)]
-    return pieces.permute(order).reshape(batch, -1, channels * patch**rank)
-
-
-def join(tokens: Tensor, grid: Sequence[int], patch: int) -> Tensor:
-    """The inverse of `cut`, for `grid` places along each axis."""
-    rank = len(grid)
-    pieces = tokens.reshape(len(tokens), *grid, -1, *[patch] * rank)
-    order = [0, rank + 1, *(n for axis in range(rank) for n in (1 + axis, 2 + rank + axis))]
-    return pieces.permute(order).reshape(len(tokens), -1, *(side * patch for side in grid))
 
 
 @register
@@ -191,8 +175,7 @@ class DiT(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         check_input(self, x, c_noise, cond)
         cond = Condition() if cond is None else cond
-        if cond.spatial is not None:
-            x = torch.cat([x, cond.spatial.to(x.dtype).expand(len(x), *cond.spatial.shape[1:])], dim=1)
+        x = with_spatial(x, cond)
         size = x.shape[2:]
         x = pad(x, self.patch)
         grid = [side // self.patch for side in x.shape[2:]]
@@ -209,10 +192,8 @@ class DiT(nn.Module):
             rotation = torch.cat([rotation, still])
         tokens = self.transformer(tokens, blocks, rotation=rotation, mask=mask, tokens=cond.tokens, extra=extra)
         scale, shift = last.unsqueeze(2).unbind(1)
-        out = join(self.head(modulated_norm(tokens[:, :places], scale, shift, EPS)), grid, self.patch)
-        for dim, side in enumerate(size, start=2):
-            out = out.narrow(dim, 0, side)
-        return out
+        out = self.head(modulated_norm(tokens[:, :places], scale, shift, EPS))
+        return crop(from_patches(out.mT.unflatten(2, grid), self.patch), size)
 
     def _modulations(self, c_noise: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """Of the blocks (B or 1, depth, 6, width), and of the last norm (B or 1, 2, width)."""

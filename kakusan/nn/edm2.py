@@ -26,7 +26,7 @@ from kakusan.nn.magnitude import (
     settle,
 )
 from kakusan.nn.norms import full_precision
-from kakusan.nn.shapes import check_arguments, check_input, levels_for, pad
+from kakusan.nn.shapes import check_arguments, check_input, crop, levels_for, pad, with_spatial
 from kakusan.specs import register
 
 
@@ -151,8 +151,7 @@ class MagnitudePreservingUNet(nn.Module):
         check_input(self, x, c_noise, cond)
         if self.training and torch.is_grad_enabled():
             settle(self)
-        if cond is not None and cond.spatial is not None:
-            x = torch.cat([x, cond.spatial.to(x.dtype).expand(len(x), *cond.spatial.shape[1:])], dim=1)
+        x = with_spatial(x, cond)
         spatial = x.shape[2:]
         x = pad(x, self.factor)
         told = self._embed(c_noise, cond)
@@ -169,10 +168,7 @@ class MagnitudePreservingUNet(nn.Module):
             h = self.upsample(h) if level else h
             for layer in cast(nn.ModuleList, stage):
                 h = run(layer, mp_cat(h, skips.pop()), told, checkpointing=self.checkpointing)
-        out: Tensor = self.head(h) * self.gain
-        for dim, side in enumerate(spatial, start=2):
-            out = out.narrow(dim, 0, side)
-        return out
+        return crop(self.head(h) * self.gain, spatial)
 
     def _embed(self, c_noise: Tensor, cond: Condition | None) -> Tensor:
         """What every block is told, (B or 1, width) float32 of variance 1."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kakusan.conditioning import Condition
+from kakusan.nn.shapes import crop, pad
 from kakusan.specs import register
 
 
@@ -33,15 +33,10 @@ class Patched(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         size = x.shape[2:]
-        missing = [-side % self.patch for side in size]
-        if any(missing):
-            x = F.pad(x, [n for side in reversed(missing) for n in (0, side)], mode="replicate")
+        x = pad(x, self.patch)
         if cond is not None and cond.spatial is not None:
             cond = replace(cond, spatial=to_patches(cond.spatial, self.patch))
-        out = from_patches(self.backbone(to_patches(x, self.patch), c_noise, cond), self.patch)
-        for dim, side in enumerate(size, start=2):
-            out = out.narrow(dim, 0, side)
-        return out
+        return crop(from_patches(self.backbone(to_patches(x, self.patch), c_noise, cond), self.patch), size)
 
 
 def to_patches(x: Tensor, patch: int) -> Tensor:

@@ -48,6 +48,20 @@ def pad(x: Tensor, factor: int) -> Tensor:
     return F.pad(x, [n for side in reversed(missing) for n in (0, side)], mode="replicate")
 
 
+def crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    """x (B, C, *spatial) without what `pad` added at the end: the inverse of it, for data of `size`."""
+    for dim, side in enumerate(size, start=2):
+        x = x.narrow(dim, 0, side)
+    return x
+
+
+def with_spatial(x: Tensor, cond: Condition | None) -> Tensor:
+    """x (B, C, *spatial) with the channels of `Condition.spatial` behind its own, where there are any."""
+    if cond is None or cond.spatial is None:
+        return x
+    return torch.cat([x, cond.spatial.to(x.dtype).expand(len(x), *cond.spatial.shape[1:])], dim=1)
+
+
 def check_input(network: Shaped, x: Tensor, c_noise: Tensor, cond: Condition | None) -> None:
     """Refuse inputs of another shape, and conditions that are missing, unexpected or of another width."""
     if x.dim() != network.rank + 2 or x.shape[1] != network.channels or min(x.shape[2:]) < 1:

@@ -15,7 +15,7 @@ from kakusan.nn.blocks import Block, Blocks, Downsample, ResidualBlocks, Upsampl
 from kakusan.nn.checkpointing import run
 from kakusan.nn.embeddings import Embedding
 from kakusan.nn.norms import GroupNorm, full_precision
-from kakusan.nn.shapes import check_arguments, check_input, levels_for, pad
+from kakusan.nn.shapes import check_arguments, check_input, crop, levels_for, pad, with_spatial
 from kakusan.specs import register
 
 
@@ -145,8 +145,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         check_input(self, x, c_noise, cond)
         vector, augment = (None, None) if cond is None else (cond.vector, cond.augment)
-        if cond is not None and cond.spatial is not None:
-            x = torch.cat([x, cond.spatial.to(x.dtype).expand(len(x), *cond.spatial.shape[1:])], dim=1)
+        x = with_spatial(x, cond)
         spatial = x.shape[2:]
         h = self.stem(pad(x, self.factor))
         modulation = iter(self._modulate(c_noise, vector, augment))
@@ -163,10 +162,7 @@ class UNet(nn.Module):
             for layer in cast(nn.ModuleList, stage):
                 h = torch.cat([h, skips.pop()], dim=1)
                 h = run(layer, h, next(modulation), checkpointing=self.checkpointing)
-        out: Tensor = self.head(F.silu(self.norm(h)))
-        for dim, side in enumerate(spatial, start=2):
-            out = out.narrow(dim, 0, side)
-        return out
+        return crop(self.head(F.silu(self.norm(h))), spatial)
 
     def _modulate(self, c_noise: Tensor, vector: Tensor | None, augment: Tensor | None) -> tuple[Tensor, ...]:
         with full_precision(c_noise):

@@ -35,9 +35,9 @@ class Levers:
     checkpointing: bool = False
 
 
-# Where the settings leave it open. On a CPU compiling made a U-Net slower (0.90x in fp32, 0.94x in bf16, a minute for
-# the first step) and a DiT 1.03x to 1.12x; channels_last gave 1.00x in fp32 and 0.84x in bf16, because the backward of
-# group norm is slow there. On other devices nothing has been measured yet, and what is not measured is off.
+# Where the settings leave it open. On a CPU channels last ran at 0.78x (docs/results/engine.md). Compiling has not been
+# measured with these networks; another library's U-Net ran at 0.90x, after a minute for the first step. On other
+# devices nothing has been measured yet, and what is not measured is off.
 DEFAULTS: dict[str, Levers] = {"cpu": Levers()}
 
 

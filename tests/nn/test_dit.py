@@ -13,7 +13,7 @@ from token_networks import ATTENTION, TOKENS, awake, randn, small, token_sets
 from kakusan.conditioning import Condition, TokenSet
 from kakusan.nn import ContextTokens, CrossTokens, DiT, Route, SoftmaxAttention, UNet, count
 from kakusan.nn.blocks import Block
-from kakusan.nn.dit import cut, join
+from kakusan.nn.patch import from_patches, to_patches
 from kakusan.nn.transformer import TransformerBlock
 from kakusan.specs import from_spec, to_spec
 
@@ -44,9 +44,9 @@ def test_any_shape_goes_in_and_comes_out(
 @pytest.mark.parametrize("size", [(6,), (4, 6), (2, 4, 6)])
 def test_patches_are_cut_and_joined_exactly(size):
     x = randn(2, 3, *size)
-    tokens = cut(x, 2)
+    tokens = to_patches(x, 2).flatten(2).mT
     grid = [side // 2 for side in size]
-    assert torch.equal(join(tokens, grid, 2), x)
+    assert torch.equal(from_patches(tokens.mT.unflatten(2, grid), 2), x)
     # The first token is the patch at the first corner.
     corner = x[(slice(None), slice(None), *[slice(2)] * len(size))]
     assert torch.equal(tokens[:, 0], corner.flatten(1))
