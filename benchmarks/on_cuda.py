@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kakusan import nn as backbones
 from kakusan.nn import count
+from kakusan.nn.graphed import graphs_of
 
 OUT = common.RESULTS / "cuda.md"
 # DiT-B/2 (Peebles & Xie 2022) on latents of 32x32x4: 256 tokens.
@@ -228,34 +229,8 @@ def attention_section(device: torch.device, sizes: Sizes, top: peak.Peak) -> str
     return common.table(head, rows, texts=2)
 
 
-class Graphed(nn.Module):
-    """A network whose evaluation is one CUDA graph: the launches of hundreds of kernels become one.
-
-    The graph is recorded for one shape, and its output is overwritten by the next call.
-    """
-
-    def __init__(self, network: nn.Module, x: Tensor, c_noise: Tensor) -> None:
-        super().__init__()
-        self.x, self.c_noise = x.clone(), c_noise.clone()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side), torch.no_grad():
-            for _ in range(3):
-                network(self.x, self.c_noise)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph), torch.no_grad():
-            self.out = network(self.x, self.c_noise)
-
-    def forward(self, x: Tensor, c_noise: Tensor, cond: object = None) -> Tensor:
-        self.x.copy_(x)
-        self.c_noise.copy_(c_noise.expand_as(self.c_noise))
-        self.graph.replay()
-        return self.out.clone()
-
-
 def sampling_section(device: torch.device, sizes: Sizes, top: peak.Peak) -> str:
-    """Pictures by DDIM: eager, compiled, and one CUDA graph for every evaluation."""
+    """Pictures by DDIM: eager, compiled, and each evaluation one CUDA graph."""
     import kakusan
     from kakusan import grids
     from kakusan.parameterizations import V
@@ -263,38 +238,26 @@ def sampling_section(device: torch.device, sizes: Sizes, top: peak.Peak) -> str:
     from kakusan.schedule_tables import Tabulated
 
     torch.manual_seed(0)
-    network = stir(unet_network(sizes).to(device)).eval().bfloat16()
-    flops = sizes.num * sizes.steps * count.flops(network.float(), PICTURE)
-    network = network.bfloat16()
+    network = stir(unet_network(sizes).to(device)).eval()
+    flops = sizes.num * sizes.steps * count.flops(network, PICTURE)
     shape = (sizes.num, *PICTURE)
-
-    class Cast(nn.Module):
-        """The sampler works in float32, the network in bfloat16."""
-
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x: Tensor, c_noise: Tensor, cond: object = None) -> Tensor:
-            return self.inner(x.bfloat16(), c_noise.bfloat16()).float()
-
     torch.compiler.reset()
     ways: dict[str, Callable[[], nn.Module]] = {
         "eager": lambda: network,
         "compiled": lambda: torch.compile(copy.deepcopy(network)),
     }
     if device.type == "cuda":
-        example = torch.randn(shape, device=device, dtype=torch.bfloat16)
-        ways["CUDA graph"] = lambda: Graphed(network, example, torch.zeros(1, device=device, dtype=torch.bfloat16))
+        ways["CUDA graphs"] = lambda: network
     rows, eager, reference = [], None, None
     for name, way in ways.items():
-        denoiser = kakusan.Denoiser(Cast(way()), Tabulated.linear(), V(), sigma_data=0.5).eval().to(device)
+        denoiser = kakusan.Denoiser(way(), Tabulated.linear(), V(), sigma_data=0.5).eval().to(device)
         grid = grids.uniform(denoiser.schedule, sizes.steps)
 
         def draw(denoiser: kakusan.Denoiser = denoiser, grid: Tensor = grid) -> Tensor:
             return kakusan.sample(denoiser, DDIM(), grid, shape, device=device)
 
-        with torch.no_grad():
+        graphs = graphs_of(network).active() if name == "CUDA graphs" else contextlib.nullcontext()
+        with torch.no_grad(), autocast(device, "bf16"), graphs:
             memory(device)
             pictures = draw()
             seconds = common.Spread.of(common.seconds(lambda draw=draw: (draw(), wait(device)), repeats=5))

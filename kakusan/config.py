@@ -15,20 +15,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import tyro
-
 from kakusan.specs import suggestion
 from kakusan.train.optim import OptimSettings
+
+try:
+    from tyro.conf import arg
+except ImportError:  # Only the command line needs it: a machine without it can still train and sample from Python.
+
+    def arg(**_: Any) -> None:  # type: ignore[no-redef]
+        """Nothing: there is no command line to say it to."""
+
 
 T = TypeVar("T")
 
 # Options that may be left out, shown in the help by their kind alone.
-MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
-MaybeInts = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="[INT ...]", help_behavior_hint="")]
-MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
-MaybeText = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
-MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
-MaybeBool = Annotated[bool | None, tyro.conf.arg(metavar="{True,False}", help_behavior_hint="")]
+MaybeInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+MaybeInts = Annotated[tuple[int, ...] | None, arg(metavar="[INT ...]", help_behavior_hint="")]
+MaybeFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+MaybeText = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
+MaybePath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+MaybeBool = Annotated[bool | None, arg(metavar="{True,False}", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class DataSettings:
         augment: how often training turns, moves, scales, stretches or mirrors a picture, each on its own; the network
             is told, so samples stay as the data are. 0 is off, 0.12 usual; for small sets.
         held_out: fraction kept aside to measure on; embedded sets come with their own.
+        held_out_seed: of which pictures those are; the run's own seed when not given.
         channels: bring pictures to this many channels; found from the data when not given.
         classes: use these classes only (names or patterns).
         limit_per_class: at most this many pictures of each class.
@@ -54,12 +61,13 @@ class DataSettings:
             takes long enough), off, or a folder.
     """
 
-    source: Annotated[str, tyro.conf.arg(name="data")] = "flowers"
+    source: Annotated[str, arg(name="data")] = "flowers"
     size: MaybeInt = None
     fit: str = "crop"
     flip: bool = False
     augment: float = 0.0
     held_out: float = 0.1
+    held_out_seed: MaybeInt = None
     channels: MaybeInt = None
     classes: tuple[str, ...] = ()
     limit_per_class: MaybeInt = None
@@ -186,6 +194,10 @@ class RunSettings:
         spaced: how many of the checkpoints are kept for good, beside the last two and the best.
         snapshots: how often in the run the averages are stored, so that `kakusan ema` can rebuild others of any width;
             each takes two bytes for each parameter and average.
+        watch: how often in the run samples are drawn and their distances to real pictures measured, at checkpoints of
+            which the best is kept; as often as takes three percent of the run, or never, when not given.
+        watch_num: samples of each such point.
+        watch_spaces: feature spaces to measure them in; the first chooses the best, the others only report.
     """
 
     steps: MaybeInt = None
@@ -201,6 +213,9 @@ class RunSettings:
     checkpoints: int = 10
     spaced: int = 4
     snapshots: int = 10
+    watch: MaybeInt = None
+    watch_num: int = 128
+    watch_spaces: tuple[str, ...] = ("self-supervised", "random")
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch", 1), ("threads", 1)):
@@ -211,8 +226,8 @@ class RunSettings:
             raise ValueError(f"minutes must be a positive number, got {self.minutes}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is a whole number from 0 to 2^63 - 1, got {self.seed}")
-        for name in ("measurements", "previews", "checkpoints", "spaced", "snapshots"):
-            if getattr(self, name) < 0:
+        for name in ("measurements", "previews", "checkpoints", "spaced", "snapshots", "watch"):
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} counts events, 0 or more; got {getattr(self, name)}")
 
 

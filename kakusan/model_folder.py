@@ -137,6 +137,18 @@ def write(
         ValueError: a value that is not finite. Such a state is never saved.
         OSError: the files cannot be written (the disk is full).
     """
+    return write_described(folder, model, describe(model, facts), ema, extra, texts)
+
+
+def write_described(
+    folder: Path,
+    model: nn.Module,
+    description: Mapping[str, Any],
+    ema: Mapping[str, Mapping[str, Tensor]],
+    extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> str:
+    """As `write`, for any module that `description` describes."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -162,7 +174,7 @@ def write(
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
         for name in (*files, *(texts or {}))
     }
-    content = json.dumps({**describe(model, facts), "files": hashes}, indent=1, ensure_ascii=False)
+    content = json.dumps({**description, "files": hashes}, indent=1, ensure_ascii=False)
     (folder / FACTS).write_text(content + "\n", encoding="utf-8")
     return model_hash(folder)
 
@@ -179,10 +191,23 @@ def sha256(path: Path) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """The content of `model.json`.
+    """The content of the `model.json` of a diffusion model.
 
     Raises:
-        CorruptModel: missing, not JSON, or of a format this version does not know.
+        CorruptModel: missing, not JSON, of a format this version does not know, or of another kind of model.
+    """
+    return read_description(folder, "denoiser", {"rival": "kakusan.rivals.load"})
+
+
+def read_description(folder: Path, part: str, others: Mapping[str, str]) -> dict[str, Any]:
+    """The content of a `model.json`.
+
+    Args:
+        part: the entry that describes the model.
+        others: the entries of other kinds of model, with the function that loads them.
+
+    Raises:
+        CorruptModel: missing, not JSON, of a format this version does not know, or of another kind of model.
     """
     path = folder / FACTS
     if not path.is_file():
@@ -193,7 +218,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CorruptModel(f"{path} is damaged: {error}") from None
-    if not isinstance(facts, dict) or "format" not in facts or "denoiser" not in facts:
+    if not isinstance(facts, dict):
+        raise CorruptModel(f"{path} was not written by kakusan")
+    for other, loader in others.items():
+        if "format" in facts and other in facts:
+            raise CorruptModel(f"{folder} holds another kind of model ({other}): load it with {loader}")
+    if "format" not in facts or part not in facts:
         raise CorruptModel(f"{path} was not written by kakusan")
     if facts["format"] != FORMAT:
         raise CorruptModel(
@@ -260,9 +290,23 @@ def read(folder: Path, *, weights: str | None = None) -> tuple[Model, ModelFacts
     except Exception as error:
         # Whatever a changed file makes a constructor do, it is the file that is wrong.
         raise CorruptModel(f"{folder / FACTS} is incomplete or damaged: {error!r}") from None
-    chosen = weights if weights is not None else (facts.profiles[0] if facts.profiles else RAW)
-    if chosen not in (RAW, *facts.profiles):
-        raise ValueError(f"this model has the weights {', '.join((*facts.profiles, RAW))}; {chosen!r} is none of them")
+    return model.eval(), facts, fill(model, folder, description, weights)
+
+
+def fill(model: nn.Module, folder: Path, description: Mapping[str, Any], weights: str | None) -> str:
+    """Load the tensors of a model folder into the model that it describes; returns the name of the weights.
+
+    Args:
+        weights: an EMA profile, or "raw"; the default profile when None.
+
+    Raises:
+        CorruptModel: damaged files, or tensors that are not those of `model`.
+        ValueError: no such weights.
+    """
+    profiles = tuple(description.get("ema", ()))
+    chosen = weights if weights is not None else (profiles[0] if profiles else RAW)
+    if chosen not in (RAW, *profiles):
+        raise ValueError(f"this model has the weights {', '.join((*profiles, RAW))}; {chosen!r} is none of them")
     tensors = read_tensors(folder, WEIGHTS, description)
     if chosen != RAW:
         prefix = chosen + "/"
@@ -278,4 +322,4 @@ def read(folder: Path, *, weights: str | None = None) -> tuple[Model, ModelFacts
             )
     with torch.no_grad():
         model.load_state_dict(tensors)
-    return model.eval(), facts, chosen
+    return chosen

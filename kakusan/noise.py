@@ -37,6 +37,7 @@ class Stream(IntEnum):
     PROBE = 11
     DEQUANTISE = 12
     TRANSFORM = 13
+    LABEL = 14
     RESERVED_FOR_TESTS = 255
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from kakusan.model_folder import Model
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
-CONFIG, LATEST, LOCK = "config.toml", "latest", ".lock"
+_TRIES, _PAUSE_S = 4, 0.02
+_TRAINING = "training in {}; wait for it, stop it, or choose another --out"
+CONFIG, LATEST, BEST, LOCK = "config.toml", "latest", "best", ".lock"
 
 
 class RunFolder:
@@ -76,7 +79,7 @@ class RunFolder:
         """
         self.check_free()
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = self._lock()
+        lock = self.lock()
         try:
             write_text(self.path / CONFIG, config)
             self.checkpoints.mkdir(exist_ok=True)
@@ -91,23 +94,48 @@ class RunFolder:
             raise
         return lock
 
-    def _lock(self) -> IO[str]:
-        """The system drops the lock when the process ends, however it ends."""
-        file = open(self.path / LOCK, "a", encoding="utf-8")  # noqa: SIM115 - closed by whoever trains
-        try:
-            import fcntl
+    def lock(
+        self, name: str = LOCK, said: str = "training in {}; wait for it, stop it, or choose another --out"
+    ) -> IO[str]:
+        """A lock that holds while it is open. The system drops it when the process ends, however it ends.
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows
-            pass
-        except OSError as error:
-            # Some network file systems have no locks; there the user keeps order.
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+        Args:
+            name: of the file.
+            said: what another process is doing when it has the lock, for the error.
+
+        Raises:
+            ValueError: another process has it.
+        """
+        file = open(self.path / name, "a", encoding="utf-8")  # noqa: SIM115 - closed by whoever holds it
+        # More than once, because `in_training` looks by taking the lock for an instant.
+        for left in reversed(range(_TRIES)):
+            try:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except ImportError:  # Windows
+                break
+            except OSError as error:
+                # Some network file systems have no locks; there the user keeps order.
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    break
+                if left:
+                    time.sleep(_PAUSE_S)
+                    continue
                 file.close()
-                raise ValueError(
-                    f"another process is training in {self.path}; wait for it, stop it, or choose another --out"
-                ) from None
+                raise ValueError(f"another process is {said.format(self.path)}") from None
         return file
+
+    def in_training(self) -> bool:
+        """Whether another process trains here now; False where the system has no locks to tell it by."""
+        if not (self.path / LOCK).is_file():
+            return False
+        try:
+            self.lock().close()
+        except ValueError:
+            return True
+        return False
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, rising."""
@@ -151,6 +179,26 @@ class RunFolder:
                 f"{pointer} names {name!r}, which is missing or incomplete; whole checkpoints here: {known}"
             )
         return folder
+
+    def best(self) -> int | None:
+        """Step of the checkpoint that `best` names; None when none is, or it is gone."""
+        pointer = self.path / BEST
+        name = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
+        return next((step for step in self.steps() if self.checkpoint(step).name == name), None)
+
+    def mark_best(self, step: int | None) -> None:
+        """Name the checkpoint of a step in `best`, by which it can be loaded and by which it is kept; None names none.
+
+        Raises:
+            ValueError: there is no such checkpoint.
+        """
+        if step is None:
+            (self.path / BEST).unlink(missing_ok=True)
+            return
+        if step not in self.steps():
+            raise ValueError(f"{self.checkpoint(step)} is not there, so it cannot be marked as the best")
+        if self.best() != step:
+            write_text(self.path / BEST, self.checkpoint(step).name + "\n")
 
     def save(
         self,
@@ -203,7 +251,8 @@ class RunFolder:
         shutil.rmtree(doomed, ignore_errors=True)
 
     def thin(self, keep: set[int], *, newest: int = 2) -> None:
-        """Delete checkpoints but the newest ones up to the one that `latest` names, those in `keep`, and any later.
+        """Delete checkpoints but the newest ones up to the one that `latest` names, those in `keep`, the one that
+        `best` names, and any later.
 
         Later ones exist when a run was sent back by writing an older name into `latest`.
         """
@@ -212,6 +261,8 @@ class RunFolder:
             return
         last = int(latest.name.removeprefix("step-"))
         steps = [step for step in self.steps() if step <= last]
+        best = self.best()
+        keep = keep if best is None else keep | {best}
         for step in steps[:-newest]:
             if step not in keep:
                 self._remove(self.checkpoint(step))
@@ -253,13 +304,28 @@ def read_state(
     return read_tensors(folder, WEIGHTS, facts), read_tensors(folder, OPTIMIZER, facts), averages, state
 
 
+def _named(run: RunFolder, pointer: str) -> Path:
+    """The checkpoint that a pointer of a run names."""
+    best = run.best()
+    found = run.latest() if pointer == LATEST else None if best is None else run.checkpoint(best)
+    if found is None:
+        raise ValueError(
+            f"{run.path / pointer} names no checkpoint; `best` is written by kakusan train --watch 6 or kakusan watch, "
+            f"and {run.path} itself is the newest"
+        )
+    return found
+
+
 def find_model(path: str | Path) -> Path:
-    """The model folder that a path means: a run (its newest checkpoint), a checkpoint, or a model folder.
+    """The model folder that a path means: a run (its newest checkpoint), `RUN/best` or `RUN/latest` (the checkpoint
+    named there), a checkpoint, or a model folder.
 
     Raises:
         ValueError: no such folder, or none of these.
     """
     folder = Path(path)
+    if folder.name in (BEST, LATEST) and not folder.is_dir() and RunFolder(folder.parent).exists():
+        return _named(RunFolder(folder.parent), folder.name)
     if not folder.exists():
         raise ValueError(f"there is no run or model at {folder}; `kakusan list` shows what there is")
     if (folder / FACTS).is_file():

@@ -250,3 +250,16 @@ def test_starting_up_is_light(module: str) -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"`import {module}` also imports {done.stderr.strip()}"
+
+
+def test_training_and_sampling_do_without_the_command_line() -> None:
+    code = (
+        "import sys; sys.modules['tyro'] = None\n"
+        "import kakusan.train.run, kakusan.pipeline, kakusan.metrics.evaluation\n"
+        "from kakusan.config import TrainConfig, merge\n"
+        "assert merge(TrainConfig(), {'data': {'size': 8}}).data.size == 8"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -37,6 +37,7 @@ class SampleOptions:
         weights: an EMA profile of the run, or raw.
         batch: pictures computed at once.
         device: auto, cpu, cuda.
+        cuda_graphs: replay the network as a CUDA graph: faster where its kernels are small.
         out: a .png for one sheet, or a folder for single files.
         trajectory: also write the way from noise to pictures (.gif, .webp or .mp4).
         from_png: make the pictures of this PNG again.
@@ -60,6 +61,7 @@ class SampleOptions:
     weights: MaybeText = None
     batch: int = 32
     device: str = "auto"
+    cuda_graphs: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     out: Path = Path("samples.png")
     trajectory: MaybePath = None
     from_png: MaybePath = None
@@ -103,6 +105,7 @@ def main(argv: Sequence[str]) -> int:
         num_steps=options.steps,
         seed=options.seed,
         batch=options.batch,
+        cuda_graphs=options.cuda_graphs,
     ):
         print(line)
     return 0

@@ -151,8 +151,8 @@ class Progress:
         elif step.step == 1 or step.step * 20 // run.trainer.steps != (step.step - 1) * 20 // run.trainer.steps:
             from kakusan.train.estimate import duration
 
-            # The first step alone is timed by itself: before it the run measured, drew and saved.
-            pace = step.seconds if step.step == 1 else run.elapsed() / step.step
+            # The first step alone is timed by itself: before it the run measured, drew and saved. Judges learn once.
+            pace = step.seconds if step.step == 1 else (run.elapsed() - run.watching.once) / step.step
             left = (run.trainer.steps - step.step) * pace
             print(
                 f"step {step.step}/{run.trainer.steps}  loss {self._loss or value:.4f}  {speed:.0f} images/s  "

@@ -15,10 +15,19 @@ _WIDTHS = (32, 64, 96, 128)
 
 
 class Classifier(nn.Module):
-    """Four convolutions, the mean over the picture, one linear layer. Pictures are (B, C, H, W) in [-1, 1]."""
+    """Four convolutions, the mean over the picture, one linear layer. Pictures are (B, C, H, W) in [-1, 1].
 
-    def __init__(self, *, channels: int, classes: int) -> None:
+    Args:
+        channels: of the pictures.
+        classes: how many.
+        shrink: squares of this many pixels are averaged first, which keeps large pictures affordable.
+    """
+
+    def __init__(self, *, channels: int, classes: int, shrink: int = 1) -> None:
         super().__init__()
+        if shrink < 1:
+            raise ValueError(f"shrink is a whole number of pixels from 1 on, got {shrink}")
+        self.shrink = shrink
         layers: list[nn.Module] = []
         before = channels
         for depth, width in enumerate(_WIDTHS):
@@ -34,7 +43,7 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the linear layer sees: (B, D). Call under `torch.no_grad()` when no gradient is wanted."""
-        hidden: Tensor = self.body(x)
+        hidden: Tensor = self.body(x if self.shrink == 1 else F.avg_pool2d(x, self.shrink, ceil_mode=True))
         return hidden.mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,11 +65,20 @@ class Classifier(nn.Module):
         return (self.predict(x) == labels.to(x.device)).float().mean().item()
 
 
-def train_classifier(pictures: Pictures, *, steps: int = 300, batch: int = 64, seed: int = 0) -> Classifier:
+def train_classifier(
+    pictures: Pictures, *, steps: int = 300, batch: int = 64, seed: int = 0, shrink: int = 1
+) -> Classifier:
     """A classifier trained on labelled pictures: deterministic from `seed` on one machine, and in eval mode.
 
     Training sees the pictures shifted by up to an eighth and with faint noise, so that it judges a sample by its shape
     and colours and not by its finest grain.
+
+    Args:
+        pictures: with labels.
+        steps: of the optimizer.
+        batch: pictures in a step.
+        seed: of weights, order and disturbances.
+        shrink: see `Classifier`.
 
     Raises:
         ValueError: pictures without labels, or fewer than two classes.
@@ -74,7 +92,7 @@ def train_classifier(pictures: Pictures, *, steps: int = 300, batch: int = 64, s
     # Layers draw their first weights from the global generator: borrow it and give it back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Classifier(channels=pictures.spec.channels, classes=len(pictures.spec.classes))
+        model = Classifier(channels=pictures.spec.channels, classes=len(pictures.spec.classes), shrink=shrink)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps, pct_start=0.15)
     order = torch.empty(0, dtype=torch.int64)

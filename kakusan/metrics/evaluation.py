@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from kakusan.metrics.distance import Distance, Splits
+from kakusan.metrics.distance import Cloud, Distance, Splits
 from kakusan.metrics.record import MetricRecord, Provenance
 from kakusan.metrics.reference import Reference
 from kakusan.metrics.sets import PictureSet
@@ -34,24 +34,35 @@ class Evaluation:
 
     def features(self, space: Space, pictures: PictureSet) -> Tensor:
         """Features (N, D) float64; those of real pictures are computed once."""
-        real = any(pictures is part for part in vars(self.reference).values())
-        key = (space.hash, pictures.hash)
-        if key in self._known:
-            return self._known[key]
-        found = features(space, pictures)
-        if real:
+        return self.once(space.hash, pictures, lambda: features(space, pictures))
+
+    def once(self, what: str, pictures: PictureSet, compute: Callable[[], Tensor]) -> Tensor:
+        """What `compute` returns, kept where the pictures are a part of the reference.
+
+        Args:
+            what: names the computation with all it depends on beside the pictures.
+            pictures: which it is about.
+            compute: called unless the answer is known.
+        """
+        key = (what, pictures.hash)
+        if key not in self._known:
+            found = compute()
+            if not any(pictures is part for part in vars(self.reference).values()):
+                return found
             self._known[key] = found
-        return found
+        return self._known[key]
 
     def provenance(self, samples: PictureSet, space: Space | None = None, **settings: object) -> Provenance:
         """What a number about these samples depends on."""
         given = {"model": samples.hash, **samples.origin}
+        # Pictures of another tool may have been brought to the size of the real ones first.
+        resized, own = str(given.get("resizer", "none")), "none" if space is None else space.resizer
         known = {k: given[k] for k in ("model", "weights", "sampling", "seeds", "conditions") if k in given}
         return Provenance(
             **known,
             reference=self.reference.hash,
             extractor="" if space is None else space.hash,
-            resizer="none" if space is None else space.resizer,
+            resizer=" then ".join(r for r in (resized, own) if r != "none") or "none",
             quantiser=samples.quantiser,
             settings=settings,
         )
@@ -72,10 +83,18 @@ class Evaluation:
                 f"measure at most {self.reference.most()}"
             )
         for space in self.spaces:
-            together = torch.cat([self.features(space, samples), self.features(space, pool)])
+            together = Cloud(torch.cat([self.features(space, samples), self.features(space, pool)]))
             for distance in self.distances:
-                found = self.splits.measure(distance.on(together), n=n, pool=len(pool))
-                settings = {**distance.settings(), **self.splits.settings()}
+                found = self.splits.measure(
+                    distance.on(together),
+                    n=n,
+                    pool=len(pool),
+                    labels=samples.labels,
+                    pool_labels=pool.labels,
+                    paired=distance.paired,
+                )
+                by_class = samples.labels is not None and pool.labels is not None
+                settings = {**distance.settings(), **self.splits.settings(), "cut_by_class": by_class}
                 yield MetricRecord(
                     name=distance.name,
                     value=found.value,

@@ -60,7 +60,8 @@ class Reference:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(training), generator=generator)
         half = min(most, len(order) // 2)
-        kept = PictureSet.read(held_out)
+        drawn = None if len(held_out) <= most else torch.randperm(len(held_out), generator=generator)[:most].numpy()
+        kept = PictureSet.read(held_out, drawn)
         pool = PictureSet.read(training, order[half : half + max(0, most - len(kept))].numpy()).join(kept)
         searched = order[:most_training].sort().values
         return cls(

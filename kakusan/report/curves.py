@@ -156,6 +156,46 @@ def level_loss(
     return _finish(figure, axes)
 
 
+def distance_curve(
+    steps: Sequence[float],
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    label: str,
+    null: float,
+    spread: float,
+    best: float | None = None,
+    title: str | None = None,
+) -> Chart:
+    """Distances of samples to real pictures over training steps, one line for each feature space.
+
+    `lines`: name to (values, their standard errors), as many as `steps`. `null` is what real pictures score, with a
+    band of `spread` to both sides; `best` is the step that is marked.
+    """
+    x = _column("steps", steps, None)
+    figure, axes = _axes(title, x="step", y=label)
+    axes.axhspan(null - spread, null + spread, color=style.MUTED, alpha=0.14, linewidth=0)
+    axes.axhline(null, color=style.MUTED, linewidth=1.4, linestyle=(0, (4, 3)), label="real pictures")
+    drawn = []
+    for (name, (values, errors)), colour in zip(lines.items(), style.SERIES, strict=False):
+        y, error = _column("values", values, len(x)), _column("errors", errors, len(x))
+        axes.fill_between(x, y - error, y + error, color=colour, alpha=0.16, linewidth=0)
+        axes.plot(x, y, "o-", color=colour, linewidth=1.8, markersize=4, label=name)
+        if best is not None:
+            axes.plot(x[x == best], y[x == best], "o", color=colour, markersize=8, markeredgecolor=style.PAPER)
+        drawn.append(y)
+    if best is not None:
+        axes.axvline(best, color=style.INK, linewidth=0.9, linestyle=(0, (1, 2)))
+    if null > 0:
+        _log_if_wide(axes, np.concatenate([*drawn, [null]]))
+    elif drawn and np.nanmax(np.abs(np.concatenate(drawn))) > 50:
+        # About zero nothing has a logarithm: straight up to one deviation, by decades from there on.
+        axes.set_yscale("symlog", linthresh=1.0)
+        every = np.concatenate(drawn)
+        axes.set_ylim(min(-2.0, 1.5 * float(np.nanmin(every))), 2.0 * float(np.nanmax(every)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    return _finish(figure, axes)
+
+
 def nearest_neighbours(
     generated: Sequence[float],
     held_out: Sequence[float],

@@ -23,6 +23,7 @@ def draw(
     device: str = "auto",
     trajectory: Path | None = None,
     eta: float | None = None,
+    cuda_graphs: bool = False,
     **options: Any,
 ) -> Iterator[str]:
     """Sample a run into a sheet or a folder; yields lines for people."""
@@ -32,6 +33,8 @@ def draw(
     where = runtime.pick_device(device)
     runtime.tune(device=where)
     pipeline = load(run, weights=weights, device=where)
+    if cuda_graphs:
+        pipeline.with_graphs()
     options = with_eta(options, eta)
     names, columns = wanted(pipeline, labels, all_labels, num)
     request = pipeline.request(labels=names, num=None if names else (16 if num is None else num), **options)

@@ -74,6 +74,7 @@ def draw_shards(
     weights: str | None = None,
     device: str = "auto",
     eta: float | None = None,
+    cuda_graphs: bool = False,
     **options: Any,
 ) -> Iterator[str]:
     """Draw the shards of this process's share that are not there yet; yields lines for people.
@@ -85,6 +86,8 @@ def draw_shards(
     where = place.device(device)
     facts = runtime.tune(device=where)
     pipeline = load(run, weights=weights, device=where)
+    if cuda_graphs:
+        pipeline.with_graphs()
     names, _ = wanted(pipeline, labels, all_labels, num)
     request = pipeline.request(
         labels=names, num=None if names else (16 if num is None else num), **with_eta(options, eta)

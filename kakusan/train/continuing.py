@@ -30,6 +30,9 @@ MAY_CHANGE = {
     "checkpoints",
     "spaced",
     "snapshots",
+    "watch",
+    "watch_num",
+    "watch_spaces",
 }
 
 

@@ -22,6 +22,9 @@ class Estimate:
         measurements: how many.
         preview: one preview; None when there are none.
         previews: how many, with those at the start and at the end.
+        watching: one point of watching distances; None when there are none.
+        watches: how many.
+        opening: seconds before the first of them, for networks that learn to judge.
         threads: of the CPU.
     """
 
@@ -33,6 +36,9 @@ class Estimate:
     measurements: int = 0
     preview: Pace | None = None
     previews: int = 0
+    watching: Pace | None = None
+    watches: int = 0
+    opening: float = 0.0
     threads: int = 1
 
     @property
@@ -42,9 +48,13 @@ class Estimate:
 
     @property
     def beside(self) -> float:
-        """Seconds of all measurements and previews."""
-        measuring = 0.0 if self.measuring is None else self.measuring.seconds * self.measurements
-        return measuring + (0.0 if self.preview is None else self.preview.seconds * self.previews)
+        """Seconds of all measurements, previews and points of watching."""
+        parts = (
+            (self.measuring, self.measurements),
+            (self.preview, self.previews),
+            (self.watching, self.watches),
+        )
+        return self.opening + sum(part.seconds * count for part, count in parts if part is not None)
 
     @property
     def seconds(self) -> float:
@@ -54,7 +64,9 @@ class Estimate:
     @property
     def memory_bytes(self) -> int:
         """The most that training, measuring and drawing use."""
-        return max(part.memory_bytes for part in (self.step, self.measuring, self.preview) if part is not None)
+        return max(
+            part.memory_bytes for part in (self.step, self.measuring, self.preview, self.watching) if part is not None
+        )
 
     def text(self, batch: int) -> str:
         """One line for people."""
@@ -64,6 +76,9 @@ class Estimate:
             parts.append(f"{self.measurements} measurements: {duration(self.measuring.seconds * self.measurements)}")
         if self.preview is not None:
             parts.append(f"{self.previews} previews: {duration(self.preview.seconds * self.previews)}")
+        if self.watching is not None and self.watches:
+            watched = self.opening + self.watching.seconds * self.watches
+            parts.append(f"{self.watches} times distances: {duration(watched)}")
         if len(parts) > 1:
             parts.append(f"in all {duration(self.seconds)}")
         return (

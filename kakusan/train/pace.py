@@ -108,12 +108,18 @@ def planned_steps(run: RunSettings, seconds: float, beside: float = 0.0) -> int:
     return DEFAULT_STEPS
 
 
-def steps_again(run: RunSettings, step: int, elapsed: float) -> int | None:
+def steps_again(run: RunSettings, step: int, elapsed: float, once: float = 0.0) -> int | None:
     """The length that keeps a run that was asked for in minutes to its time, when the machine turns slower or faster.
 
     None for a run of given steps.
+
+    Args:
+        run: the settings.
+        step: taken so far.
+        elapsed: seconds so far.
+        once: those of them that will not come again.
     """
     if run.minutes is None or run.steps is not None or step == 0:
         return None
     left = run.minutes * 60.0 - elapsed
-    return max(step + 1, step + int((1.0 - SPARE) * left * step / elapsed))
+    return max(step + 1, step + int((1.0 - SPARE) * left * step / max(elapsed - once, 1e-6)))

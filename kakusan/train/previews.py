@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor
 
 from kakusan import runtime
+from kakusan.metrics.sets import PictureSet
+from kakusan.metrics.watching import WatchPlan, points_of
 from kakusan.model_folder import RAW, Model, ModelFacts
 from kakusan.pipeline import Pipeline, SampleRequest
 from kakusan.run_folder import RunFolder
@@ -21,6 +25,9 @@ from kakusan.train.pace import Pace, synchronize
 
 SHOWN = 8
 SAMPLED_STEPS = 20
+SEED_BITS = 20
+# What decides samples beside the model and the seeds.
+SAMPLING = ("sampler", "grid", "num_steps", "guidance_scale", "rescale", "interval")
 
 
 def preview(
@@ -79,6 +86,64 @@ def pace_of_a_preview(model: Model, facts: ModelFacts, batch: int, device: torch
     return Pace(seconds, runtime.peak_memory(device))
 
 
+@torch.no_grad()
+def draw_watched(
+    model: Model,
+    facts: ModelFacts,
+    weights: Mapping[str, Tensor] | None,
+    labels: Tensor | None,
+    *,
+    plan: WatchPlan,
+    num: int,
+    batch: int,
+    origin: Mapping[str, str],
+) -> PictureSet:
+    """`num` samples to measure, as they would be stored, with what decided them.
+
+    Args:
+        model: in any mode, which it keeps.
+        facts: what its folder says.
+        weights: in place of its own; None for its own.
+        labels: classes (num,) for a model that knows them.
+        plan: steps and seed; sample i has the seed (seed << 20) + i.
+        num: samples.
+        batch: at once.
+        origin: model and weights, for the record.
+    """
+    training = model.training
+    try:
+        with contextlib.nullcontext() if weights is None else view(model, weights):
+            pipeline = Pipeline(model, facts, weights=origin["weights"])
+            same = labels is not None and pipeline.classes == facts.data.classes
+            asked = [int(label) for label in labels] if same and labels is not None else None
+            seeds = [(plan.seed << SEED_BITS) + i for i in range(num)]
+            request = pipeline.request(labels=asked, seeds=seeds, batch=min(batch, num), num_steps=plan.num_steps)
+            x0 = _finite(pipeline.run(request))
+    finally:
+        model.train(training)
+    record = request.record()
+    told = {
+        **origin,
+        "sampling": {k: record[k] for k in SAMPLING},
+        "seeds": f"{seeds[0]} to {seeds[-1]}",
+        "conditions": "classes in the proportions of the real pictures" if asked else "none",
+    }
+    return PictureSet.sampled(x0, facts.data, None if asked is None else torch.tensor(asked), told)
+
+
+def pace_of_a_point(model: Model, facts: ModelFacts, plan: WatchPlan, batch: int, device: torch.device) -> Pace:
+    """One point of watching, from the time of a few samples' first steps; judging them comes on top."""
+    few = dataclasses.replace(plan, num_steps=2)
+    size = min(batch, 16)
+    labels = torch.arange(size) % len(facts.data.classes) if facts.data.classes else None
+    began = time.perf_counter()
+    with uncompiled(model):
+        draw_watched(model, facts, None, labels, plan=few, num=size, batch=size, origin={"weights": RAW})
+    synchronize(device)
+    seconds = (time.perf_counter() - began) * plan.num_steps / few.num_steps * plan.num / size
+    return Pace(seconds, runtime.peak_memory(device))
+
+
 def _finite(x: Tensor) -> Tensor:
     """An untrained network may overflow: show it as noise at the edge of the range rather than stop the run."""
     return torch.nan_to_num(x, nan=0.0, posinf=1.0, neginf=-1.0)
@@ -106,6 +171,7 @@ def write_report(
     """`report.html` of a run, from its metrics and pictures."""
     from kakusan.report.curves import held_out_curve, level_loss, loss_curve
     from kakusan.report.page import Page
+    from kakusan.report.watching import add_distances
 
     records = read_records(run.metrics)
     steps = [record for record in records if record["kind"] == "step"]
@@ -143,6 +209,7 @@ def write_report(
             "knows "
             "only the mean and variance of the data: where a model stays on it, it has learnt nothing.",
         )
+    add_distances(page, points_of(records), where=str(run.path), kept=run.steps())
     troubles = [record for record in records if record["kind"] == "trouble"]
     if troubles:
         page.section("Trouble")

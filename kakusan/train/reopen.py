@@ -24,12 +24,24 @@ def reopen(pipeline: Pipeline, source: str | None = None) -> Pictures:
     Raises:
         ValueError: they are not there, or not the same shape.
     """
+    return reopen_parts(pipeline, source)[0]
+
+
+def reopen_parts(pipeline: Pipeline, source: str | None = None) -> tuple[Pictures, Pictures]:
+    """(the pictures the model was trained on, those held out of it), opened once.
+
+    Args:
+        source: where they are now, when they have moved.
+
+    Raises:
+        ValueError: they are not there, or not the same shape.
+    """
     training = pipeline.facts.training
     if "config" not in training:
         raise ValueError("this model does not say what it was trained on, so its data cannot be opened")
     config = merge(TrainConfig(), training["config"], "the checkpoint")
     data = config.data if source is None else dataclasses.replace(config.data, source=source)
-    pictures = open_parts(data, seed=config.run.seed)[0]
+    pictures, held_out = open_parts(data, seed=config.run.seed)
     if pictures.spec.shape != pipeline.data.shape:
         raise ValueError(
             f"the pictures of {data.source} are {pictures.spec.shape}, the model was trained on {pipeline.data.shape}"
@@ -38,7 +50,7 @@ def reopen(pipeline: Pipeline, source: str | None = None) -> Pictures:
         raise ValueError(
             f"the pictures of {data.source} have other classes or another depth than those of the training"
         )
-    return pictures
+    return pictures, held_out
 
 
 def pictures_to_measure(pipeline: Pipeline, source: str = HELD_OUT) -> Pictures:

@@ -31,15 +31,16 @@ from kakusan.train.held_out import MEASURED_AT_ONCE, FixedPairs, LevelReport
 from kakusan.train.levers import choose_levers, pull, uncompiled
 from kakusan.train.memory import Portions
 from kakusan.train.metrics_log import MetricsLog, NoLog
-from kakusan.train.outlook import beside_of, estimate_of
+from kakusan.train.outlook import Beside, beside_of, estimate_of, watches_of
 from kakusan.train.pace import Pace, choose_threads, pace_of_a_step, planned_steps, steps_again
 from kakusan.train.parallel import parallel
 from kakusan.train.posthoc import Snapshots, storage
-from kakusan.train.previews import SHOWN, end_report, preview
+from kakusan.train.previews import SHOWN, draw_watched, end_report, preview
 from kakusan.train.record import environment_of, facts_of
 from kakusan.train.signals import catch_signals
 from kakusan.train.sources import coupled, open_parts
 from kakusan.train.trainer import DiffusionLoss, Group, Trainer, TrainingDiverged, TrainStep, seeded
+from kakusan.train.watching import Watching
 
 T = TypeVar("T")
 
@@ -78,6 +79,8 @@ class TrainingRun:
             if config.run.threads is None:
                 # Sums depend on the number of threads in their last bits.
                 config = dataclasses.replace(config, run=dataclasses.replace(config.run, threads=old.run.threads))
+            if config.run.watch is None:
+                config = dataclasses.replace(config, run=dataclasses.replace(config.run, watch=old.run.watch or 0))
         self.config = config
         self.device = self.world.device
         self.facts_of_machine = runtime.tune(threads=config.run.threads, device=self.device)
@@ -106,12 +109,15 @@ class TrainingRun:
         few = None if config.engine.micro_batch is None else 4 * config.engine.micro_batch
         self.measuring = Portions(few, device=self.device, what="measuring")
         self.drawing = Portions(few, device=self.device, what="drawing previews")
+        self.watching = Watching(self, draw_watched)
         # Several processes plan without it, and plan again as the run goes on.
-        self._beside: tuple[Pace | None, Pace | None] | None = None if self.world.size == 1 else (None, None)
+        self._beside: Beside | None = None if self.world.size == 1 else (None, None, None)
         self.step_pace = Pace(0.0, 0)
         self._unlogged: list[dict[str, Any]] = []
         if self._latest in (None, self.folder.checkpoint(0)):
             self.step_pace = self._pace()
+            watches = watches_of(self)
+            self.config = dataclasses.replace(self.config, run=dataclasses.replace(self.config.run, watch=watches))
             planned = self.config.run.minutes is not None and self.config.run.steps is None
             beside = self.estimate().beside if planned else 0.0
             self.trainer.steps = planned_steps(self.config.run, self.step_pace.seconds, beside)
@@ -240,6 +246,7 @@ class TrainingRun:
                 write_text(self.folder.path / "env.json", json.dumps(environment_of(self), indent=1) + "\n")
             self._began = time.perf_counter()
             self.log = self._open_log()
+            self.watching.reload()
             restore = catch_signals(lambda name: setattr(self, "stop", name))
             try:
                 # Inside the handlers: torchrun asks the others to end as soon as one is lost.
@@ -273,6 +280,7 @@ class TrainingRun:
             self._preview()
         elif self.trainer.step >= self.trainer.steps:
             self.say(f"the run is finished at step {self.trainer.step}; a larger --steps or --minutes goes on")
+        self.watching.resume(self._due(self.config.run.watch or 0))
         for step in self.trainer.run():
             self._after(step)
             if self.world.any(self.stop is not None):
@@ -309,6 +317,7 @@ class TrainingRun:
             if step.rolled_back:
                 self.log.close()
                 self.log = self._open_log()
+                self.watching.reload()
                 if self.world.main:
                     self.snapshots.drop_after(self.trainer.ema.updates)
                 self.say(f"went back to step {self.trainer.step}, at {self.trainer.rate_scale:g} of the rate")
@@ -339,9 +348,13 @@ class TrainingRun:
         if self._due(run.snapshots):
             ema, kept = self.parallel.ema(self.trainer), dataclasses.asdict(self.config)
             self.world.alone(lambda: self.snapshots.take(ema, self.trainer.step, kept))
+        watch = self.watching.due(self._due(run.watch or 0))
         # A state that may be about to be given up is not worth a checkpoint.
-        if self._due(run.checkpoints) and self.trainer.step < self.trainer.steps and not self.trainer.troubled:
+        due = self._due(run.checkpoints) and self.trainer.step < self.trainer.steps and not self.trainer.troubled
+        if watch or due:
             self.save()
+        if watch:
+            self.watching.measure()
 
     def _measure(self) -> None:
         model, average = self.parallel.shown(self.trainer)
@@ -359,7 +372,8 @@ class TrainingRun:
                 self.best = (report.loss, self.trainer.step)
 
     def _plan_again(self) -> None:
-        steps = self.world.decide(lambda: steps_again(self.config.run, self.trainer.step, self.elapsed()))
+        once = self.watching.once
+        steps = self.world.decide(lambda: steps_again(self.config.run, self.trainer.step, self.elapsed(), once))
         if steps is not None:
             self.trainer.steps = steps
 
@@ -397,6 +411,7 @@ class TrainingRun:
         """Last pictures and the page."""
         if self.config.run.previews:
             self._preview()
+        self.watching.conclude()
         self.world.alone(lambda: end_report(self.folder, self.facts(), drawn=bool(self.config.run.previews)))
 
 

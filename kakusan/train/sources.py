@@ -16,7 +16,7 @@ from kakusan.objectives import Objective
 
 def open_parts(data: DataSettings, *, seed: int, say: Callable[[str], None] | None = None) -> tuple[Pictures, Pictures]:
     """(pictures to train on, pictures to measure on); what was decided on the way goes to `say`."""
-    training, held_out = _parts(data, seed=seed, say=say)
+    training, held_out = _parts(data, seed=seed if data.held_out_seed is None else data.held_out_seed, say=say)
     if not data.augment:
         return training, held_out
     augmented = dataclasses.replace(training.spec, augment=data.augment)
