@@ -105,9 +105,20 @@ def within(records: list[MetricRecord]) -> float:
 
 
 def summary(by: dict[tuple[str, str, str], list[MetricRecord]]) -> list[dict[str, Any]]:
-    """One row for each (source, space, distance)."""
+    """One row for each (source, space, distance).
+
+    Raises:
+        ValueError: records that differ in more than the samples, say in the extractor: their spread is not of seeds.
+    """
     rows = []
     for (source, space, name), records in by.items():
+        # Drawn flowers have no model: their records carry the hash of the pictures there.
+        across = ("seeds",) if source == "model" else ("seeds", "model")
+        unlike = sorted({fact for other in records for fact in records[0].unlike(other, across)})
+        if unlike:
+            raise ValueError(
+                f"{name} of {source} in {space}: the sets differ in {', '.join(unlike)}; measure them anew"
+            )
         values = [r.value for r in records]
         deviation = statistics.stdev(values)
         stated = math.sqrt(statistics.fmean(r.stderr**2 for r in records))
@@ -117,6 +128,7 @@ def summary(by: dict[tuple[str, str, str], list[MetricRecord]]) -> list[dict[str
                 "space": space,
                 "distance": name,
                 "sets": len(records),
+                "extractor": records[0].of.extractor,
                 "value": statistics.fmean(values),
                 "null": records[0].null,
                 "deviation": deviation,
@@ -174,6 +186,7 @@ def page(rows: list[dict[str, Any]], options: argparse.Namespace, given: str) ->
         f"{source} {100 * statistics.fmean(r['within'] for r in rows if r['source'] == source):.1f} %"
         for source in dict.fromkeys(r["source"] for r in rows)
     )
+    extractors = ", ".join(f"{space} {known}" for space, known in sorted({(r["space"], r["extractor"]) for r in rows}))
     real = f"{options.train} training and {options.held_out} held-out"
     return f"""# Does another seed land within the stated error?
 
@@ -187,6 +200,8 @@ share of one row is itself known to about 6 % with 24 sets: the true error is, t
 {part}
 
 {body}
+
+Extractors: {extractors}.
 
 - **true error**: standard deviation of the value over the sets.
 - **stated / true**: root mean square of the records' standard errors over that.

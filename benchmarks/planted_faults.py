@@ -173,6 +173,16 @@ def missing(scene: Scene, size: float) -> PictureSet:
     return replace(samples, stored=stored)
 
 
+def several(scene: Scene, size: float) -> PictureSet:
+    """Several classes are replaced by pictures of the class after them."""
+    samples, classes = scene.samples, len(scene.samples.spec.classes)
+    assert samples.labels is not None
+    stored, gone = samples.stored.clone(), [(scene.seed * 5 + i) % classes for i in range(round(size))]
+    rows = torch.isin(samples.labels, torch.tensor(gone)).nonzero()[:, 0]
+    stored[rows] = scene.fresh((gone[-1] + 1) % classes, len(rows))
+    return replace(samples, stored=stored)
+
+
 def copied(scene: Scene, size: float) -> PictureSet:
     """A share of the samples is training pictures of the class asked for with noise of 0.03."""
     samples, training, generator = scene.samples, scene.reference.training, scene.generator()
@@ -432,15 +442,13 @@ def scenes_of(make: Callable[..., Scene], options: argparse.Namespace, **more: A
 
 def sections(kept: Kept, options: argparse.Namespace) -> Iterator[str]:
     """The page, part by part."""
-    five = tuple(case for case in SIX if case.fault != "labels ignored")
+    form = "{:g} classes replaced by the one after them"
+    more = tuple(Planted("mode missing", form, several, size) for size in (2.0, 4.0))
+    five = tuple(case for case in SIX if case.fault != "labels ignored") + more
     labeled = scenes_of(flowers, options)
     yield "## Embedded flowers, 32 x 32, 16 species\n\n" + verdicts(kept, f"flowers {options.n}", labeled, SIX + OTHERS)
     free = scenes_of(flowers, options, labeled=False)
     yield "## The same without labels\n\n" + verdicts(kept, f"unlabeled {options.n}", free, five)
-    if not options.no_curves:
-        few = labeled[: options.curve_seeds]
-        yield "## How small a fault may be\n\n" + curve(kept, f"flowers {options.n}", few, SIX)
-        yield "## False alarms\n\n" + alarms(kept, options.networks, options.n, options.seeds, options.sets)
     if options.data is not None:
         kinds = of_files(options.data, options.classes)
         name = f"{Path(options.data).name}, its {options.classes} largest classes, 32 x 32"
@@ -451,6 +459,10 @@ def sections(kept: Kept, options: argparse.Namespace) -> Iterator[str]:
     if options.run is not None:
         found = of_run(kept, options.run, options.n, options.networks)
         yield f"## Samples of {options.run}\n\n{options.n} samples as `kakusan sample` draws them:\n\n{found}"
+    if not options.no_curves:
+        few = labeled[: options.curve_seeds]
+        yield "## How small a fault may be\n\n" + curve(kept, f"flowers {options.n}", few, SIX)
+        yield "## False alarms\n\n" + alarms(kept, options.networks, options.n, options.seeds, options.sets)
 
 
 def main() -> None:
@@ -459,7 +471,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=256, help="samples")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--curve-seeds", type=int, default=3)
-    parser.add_argument("--sets", type=int, default=8, help="further perfect sets for each seed")
+    parser.add_argument("--sets", type=int, default=4, help="further perfect sets for each seed")
     parser.add_argument("--no-curves", action="store_true")
     parser.add_argument("--data", help="folder or zip file of real pictures in classes")
     parser.add_argument("--classes", type=int, default=10, help="how many of its largest classes")

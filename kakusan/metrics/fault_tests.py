@@ -116,9 +116,9 @@ def steady(shifts: Sequence[Shift]) -> Tensor:
     return torch.where(agree, together.abs().min(0).values * together[0].sign(), torch.zeros_like(together[0]))
 
 
-def _evidence(room: Room, shifts: Sequence[Shift], k: int, name: str) -> MetricRecord:
+def _evidence(room: Room, shifts: Sequence[Shift], k: int, name: str, middle: float = 0.0) -> MetricRecord:
     weakest = min(shifts, key=lambda shift: abs(float(shift.z[k])))
-    columns = (weakest.value, weakest.stderr, weakest.null, weakest.null_stderr)
+    columns = (weakest.value + middle, weakest.stderr, weakest.null + middle, weakest.null_stderr)
     return room.record(name, *(float(column[k]) for column in columns))
 
 
@@ -190,11 +190,14 @@ def colour(room: Room) -> None:
     spec = room.samples.spec
     names = (*moment_names(spec.channels), *palette.names(spec))
     worst = sorted((k for k in range(len(z)) if chances[k] < room.level), key=lambda k: -abs(float(z[k])))
-    evidence = [_evidence(room, shifts, k, names[k]) for k in worst[:6]]
+    # Means were taken around those of the real pictures.
+    middle = [*around.tolist(), *[0.0] * (len(names) - len(around))]
+    evidence = [_evidence(room, shifts, k, names[k], middle[k]) for k in worst[:6]]
     verdict = (
-        f"The colours are not those of real pictures: {_colour_words(room, Summary.of(shifts[0], around))}. Check the "
-        "data range and the order of channels where samples are written, lower the guidance scale, or train longer "
-        "(the mean of a picture is decided at high noise)."
+        f"The colours are not those of real pictures: {_colour_words(room, Summary.of(shifts[0], around))}. Clearest: "
+        f"{evidence[0].name} {evidence[0].value:.3g}, in real pictures {evidence[0].null:.3g}. Check the data range "
+        "and the order of channels where samples are written, lower the guidance scale, or train longer (the mean of a "
+        "picture is decided at high noise)."
     )
     room.faults.append(Fault("wrong colour", verdict, evidence, room.p["wrong colour"]))
     room.views = recoloured(room.samples, room.pools[0])
@@ -272,8 +275,9 @@ def modes(room: Room) -> None:
     more = f" and {found - 5} more" if room.judge is not None and found > 5 else ""
     kind = "classes" if room.judge is not None else "overlapping clusters of real pictures"
     verdict = (
-        f"Of {len(tested)} {kind}, {found} are missing or rare: {shown}{more}. Check that the training data have them "
-        "and that the samples were asked for them, lower the guidance scale, or train longer."
+        f"{found} of {len(tested)} {kind} {'is' if found == 1 else 'are'} missing or rare: {shown}{more}. Check that "
+        "the training data have what is missing and that the samples were asked for it, lower the guidance scale, or "
+        "train longer."
     )
     room.faults.append(Fault("mode missing", verdict, evidence, room.p["mode missing"]))
     if room.judge is not None:

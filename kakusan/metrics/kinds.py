@@ -8,7 +8,7 @@ null as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -257,9 +257,3 @@ def _read(place: Path, reference: Reference) -> Kinds:
     judge = Classifier(channels=reference.pool.spec.channels, classes=count)
     judge.load_state_dict(load_file(place))
     return Kinds(judge.eval().requires_grad_(False), names, facts["accuracy"])
-
-
-def missing_text(missing: Sequence[str], most: int = 6) -> str:
-    """Names of what is missing, for people."""
-    more = f" and {len(missing) - most} more" if len(missing) > most else ""
-    return ", ".join(missing[:most]) + more if missing else "none"

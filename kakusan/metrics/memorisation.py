@@ -132,8 +132,16 @@ def memorisation(
     mine = known.two_nearest(_vectors(evaluation, samples, space))
     held_out = reference.held_out if unseen is None else unseen
     if len(held_out) >= 2:
-        rows = torch.arange(min(len(held_out), MOST_UNSEEN))
-        new, kind = known.two_nearest(_vectors(evaluation, held_out.take(rows), space)), HELD_OUT
+        if len(held_out) > MOST_UNSEEN:
+            held_out = held_out.take(range(MOST_UNSEEN))
+        what = f"two nearest of {reference.training.hash} in {PIXELS if space is None else space.hash}"
+
+        def look_up() -> Tensor:
+            found = known.two_nearest(_vectors(evaluation, held_out, space))
+            return torch.stack([found.index.float(), found.first, found.second])
+
+        index, first, second = evaluation.once(what, held_out, look_up)
+        new, kind = TwoNearest(index.long(), first, second), HELD_OUT
     else:
         places = torch.linspace(0, len(keep) - 1, min(len(keep), MOST_UNSEEN)).long().unique()
         new, kind = known.two_nearest(known.vectors[places], own=places), OTHERS

@@ -101,7 +101,7 @@ class _Level(nn.Module):
     def moments(self, staying: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, log of the standard deviation) of what leaves, given what stays."""
         mean, log_std = self.prior(torch.cat([staying, told], 1)).chunk(2, dim=1)
-        return mean, 3.0 * torch.tanh(log_std / 3.0)
+        return mean, 4.0 * torch.tanh(log_std / 4.0)
 
 
 @register

@@ -168,7 +168,9 @@ class Gan(Rival):
         latent: numbers that a picture is made from.
         widths: channels of the stages, coarsest grid first; those of the finest grid are last. Sizes with more stages
             repeat the first, those with fewer leave out the first.
-        blocks: in each stage.
+        generator_blocks: in each of its stages. A training step passes the discriminator some fifteen times and the
+            generator four times, so the generator may be the larger of the two.
+        discriminator_blocks: in each of its stages.
         expansion: channels inside a block over those outside.
         group: channels in a group of the 3x3 convolutions.
         patch: the finest grid has one cell for so many pixels a side.
@@ -188,7 +190,8 @@ class Gan(Rival):
         proportions: Sequence[float] = (),
         latent: int = 64,
         widths: Sequence[int] = (96, 64, 24),
-        blocks: int = 1,
+        generator_blocks: int = 2,
+        discriminator_blocks: int = 1,
         expansion: int = 1,
         group: int = 96,
         patch: int = 2,
@@ -200,10 +203,12 @@ class Gan(Rival):
             raise ValueError(f"the GAN makes pictures (H, W); these data have size {spec.size}")
         if latent < 1 or len(gamma) != 2:
             raise ValueError(f"latent is at least 1 and gamma two numbers, got {latent} and {gamma}")
-        build = Build(widths, blocks, expansion, group, patch)
+        maker, judge = (
+            Build(widths, blocks, expansion, group, patch) for blocks in (generator_blocks, discriminator_blocks)
+        )
         self.penalty = Penalty(gamma[0], gamma[1], gamma_half_life)
-        self.generator = Generator(spec.shape, build, latent=latent, classes=len(self.classes))
-        self.discriminator = Discriminator(spec.shape, build, classes=len(self.classes))
+        self.generator = Generator(spec.shape, maker, latent=latent, classes=len(self.classes))
+        self.discriminator = Discriminator(spec.shape, judge, classes=len(self.classes))
 
     @classmethod
     def for_data(cls, pictures: Pictures, **options: object) -> Self:

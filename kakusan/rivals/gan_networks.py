@@ -144,7 +144,7 @@ class Generator(nn.Module):
         self.weights = scaled(nn.Linear(latent * (2 if classes else 1), first, bias=False), 1.0)
         self.projects = nn.ModuleList(map(_project, [first, *grids.widths], grids.widths))
         self.stages = nn.ModuleList(build.stage(width, grids.count) for width in grids.widths)
-        self.pixels = scaled(Convolution(grids.widths[-1], grids.channels * grids.patch**2, 1), 1.0)
+        self.pixels = scaled(Convolution(grids.widths[-1], grids.channels * grids.patch**2, 3, padding=1), 1.0)
         with torch.no_grad():
             # The pixels of a cell start equal: otherwise a checkerboard has to be unlearned first (Aitken et al. 2017,
             # arXiv 1707.02937).
@@ -183,7 +183,7 @@ class Discriminator(nn.Module):
         self.cell, self.patch = grids.cell, grids.patch
         upwards = grids.widths[::-1]
         last = upwards[-1]
-        self.pixels = scaled(Convolution(grids.channels * grids.patch**2, upwards[0], 1), 1.0)
+        self.pixels = scaled(Convolution(grids.channels * grids.patch**2, upwards[0], 3, padding=1), 1.0)
         self.stages = nn.ModuleList(build.stage(width, grids.count) for width in upwards)
         self.projects = nn.ModuleList(map(_project, upwards, [*upwards[1:], last]))
         self.basis = nn.Parameter(torch.randn(last, *grids.least) / math.sqrt(math.prod(grids.least)))

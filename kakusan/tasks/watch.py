@@ -37,7 +37,12 @@ def plan_for(
 
 
 def watch(
-    follower: Follower, *, every: float = 30.0, once: bool = False, pause: Callable[[float], None] = time.sleep
+    follower: Follower,
+    *,
+    every: float = 30.0,
+    once: bool = False,
+    pause: Callable[[float], None] = time.sleep,
+    say: Callable[[str], None] = print,
 ) -> Iterator[str]:
     """Measure every checkpoint that has not been measured until the run ends; yields lines for people.
 
@@ -46,19 +51,19 @@ def watch(
         every: seconds between looks for new checkpoints.
         once: look once.
         pause: waits so many seconds.
+        say: takes lines about networks that learn to judge, while they do.
 
     Raises:
         ValueError: no run, another watcher, or too few pictures.
     """
-    folder, said = follower.folder, list[str]()
+    folder, plan = follower.folder, follower.plan
     with contextlib.closing(folder.lock(LOCK, "watching {}; wait for it, or stop it")), follower.open() as log:
+        yield f"{len(follower.missing())} checkpoints to measure, {plan.num} samples each, in {', '.join(plan.spaces)}"
         while True:
             # Asked before the checkpoints are listed, so that none is missed.
             going = folder.in_training()
             for step in follower.missing():
-                point = follower.measure(step, said.append)
-                yield from said
-                said.clear()
+                point = follower.measure(step, say)
                 if point is None:
                     continue
                 log.write(json.dumps({"kind": KIND, "step": step, **point.line()}) + "\n")

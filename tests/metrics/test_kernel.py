@@ -64,7 +64,7 @@ def test_its_mean_over_all_samples_of_two_discrete_laws_is_the_truth(kernel):
 
 def test_the_cubic_kernel_sees_three_moments_of_gaussians():
     # In one dimension MMD^2 = sum of C(3, i) (difference of moment i)^2.
-    mean, deviation, n = 0.5, 1.3, 4000
+    mean, deviation, n = 0.5, 1.3, 1200
     moments = (mean, mean**2 + deviation**2, mean**3 + 3 * mean * deviation**2)
     truth = 3 * moments[0] ** 2 + 3 * (moments[1] - 1.0) ** 2 + moments[2] ** 2
     found = [
@@ -72,12 +72,12 @@ def test_the_cubic_kernel_sees_three_moments_of_gaussians():
     ]
     error = float(torch.tensor(found).std()) / math.sqrt(8)
     assert abs(sum(found) / 8 - truth) < 4.0 * error
-    assert error < 0.1 * truth
+    assert error < 0.15 * truth
 
 
 @pytest.mark.parametrize("dim", [1, 5])
 def test_gaussians_under_a_gaussian_kernel_have_a_closed_form(dim):
-    h, shift, n = 1.5, 0.8, 2000
+    h, shift, n = 1.5, 0.8, 1000
     wide = h * h + 2.0
     truth = 2.0 * (h * h / wide) ** (dim / 2) * (1.0 - math.exp(-dim * shift**2 / (2.0 * wide)))
     found = [
@@ -86,13 +86,13 @@ def test_gaussians_under_a_gaussian_kernel_have_a_closed_form(dim):
     ]
     error = float(torch.tensor(found).std()) / math.sqrt(6)
     assert abs(sum(found) / 6 - truth) < 4.0 * error
-    assert error < 0.05 * truth
+    assert error < 0.1 * truth
 
 
 def test_what_a_cubic_kernel_cannot_see_a_gaussian_one_does():
     # The same first three moments: +-1 beside the standard normal.
-    coins = torch.where(normal(2000, 1) > 0, 1.0, -1.0).double()
-    real = normal(2000, 1, seed=1)
+    coins = torch.where(normal(1000, 1) > 0, 1.0, -1.0).double()
+    real = normal(1000, 1, seed=1)
     assert abs(kernel_distance(coins, real)) < 0.05
     assert kernel_distance(coins, real, Gaussian((0.5,))) > 0.05
 

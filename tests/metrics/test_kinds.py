@@ -15,7 +15,6 @@ from kakusan.metrics.kinds import (
     covered,
     imbalance,
     learn_kinds,
-    missing_text,
     open_kinds,
 )
 from kakusan.metrics.reference import Reference
@@ -127,8 +126,3 @@ def test_without_classes_nothing_is_counted() -> None:
     bare = DataSpec.measure(drawn(64)[0].numpy(), mode="RGB")
     pictures = PictureSet(drawn(64)[0], bare)
     assert open_kinds("folder", Reference(pictures, pictures, pictures, pictures)) is None
-
-
-def test_names_are_cut() -> None:
-    assert missing_text([]) == "none"
-    assert missing_text(list("abcdefgh")).endswith("and 2 more")

@@ -119,6 +119,20 @@ def test_the_discriminators_loss_is_its_formula() -> None:
     torch.testing.assert_close(loss(data).loss, expected)
 
 
+def test_the_generators_loss_is_its_formula_and_makes_its_pictures_score_higher() -> None:
+    model, data = gan(), batch()
+    a = torch.linspace(-1.0, 1.0, math.prod(model.spec.shape))
+    model.discriminator = Judge(lambda x: x @ a)  # type: ignore[assignment]
+    loss = GeneratorLoss(model, seed=5)
+    found, before = loss(data).loss, loss.fakes(data).detach().flatten(1) @ a
+    torch.testing.assert_close(found, F.softplus(data.x0.flatten(1) @ a - before))
+    found.sum().backward()
+    with torch.no_grad():
+        for p in model.generator.parameters():
+            p -= 1e-4 * p.grad
+    assert float((loss.fakes(data).detach().flatten(1) @ a).sum()) > float(before.sum())
+
+
 def test_a_constant_discriminator_moves_no_generator() -> None:
     model, data = gan(), batch()
     model.discriminator = Judge(lambda x: 0.0 * x.sum(1) + 3.0)  # type: ignore[assignment]

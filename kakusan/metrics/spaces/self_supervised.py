@@ -140,6 +140,9 @@ def train_filler(pictures: PictureSet, recipe: MaskingRecipe = RECIPE) -> Filler
         filler = Filler(encoder, channels=channels)
     optimizer = torch.optim.AdamW(filler.parameters(), lr=recipe.rate, weight_decay=1e-2)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=recipe.rate, total_steps=recipe.steps, pct_start=0.15)
+    # Large pictures are averaged down once, not again in every step.
+    parts = range(0, len(pictures), recipe.batch) if encoder.shrink > 1 else ()
+    small = torch.cat([encoder.reduce(pictures.x(slice(i, i + recipe.batch))) for i in parts]) if parts else None
     batch = min(recipe.batch, len(pictures))
     order = torch.empty(0, dtype=torch.int64)
     with torch.enable_grad():
@@ -147,7 +150,7 @@ def train_filler(pictures: PictureSet, recipe: MaskingRecipe = RECIPE) -> Filler
             if len(order) < batch:
                 order = torch.randperm(len(pictures), generator=generator)
             chosen, order = order[:batch], order[batch:]
-            x = _moved(encoder.reduce(pictures.x(chosen)), generator)
+            x = _moved(pictures.x(chosen) if small is None else small[chosen], generator)
             error = filler.error(x, mask_for(x, encoder.cell, recipe.hidden, generator))
             optimizer.zero_grad(set_to_none=True)
             error.backward()

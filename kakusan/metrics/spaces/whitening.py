@@ -20,11 +20,12 @@ _FLOOR = 0.01
 
 @dataclass(frozen=True)
 class Whitening:
-    """An affine map of features (N, D) to (N, K): the leading principal directions, each at about unit variance.
+    """An affine map of features (N, D) to (N, K): leading principal directions, brought towards unit variance.
 
     Raw features of a network lie almost in a line: a Frechet distance between them is the brightness of the pictures
-    and little else, and repeats badly. After whitening each direction counts alike. On the embedded flowers this cuts
-    the spread of real pictures' scores to a fifth and shows faults 3 to 20 times as clearly (docs/log.md).
+    and little else, and repeats badly. After whitening more directions count. On the embedded flowers this cuts
+    the spread of real pictures' scores in "random" and "patches" to about a fifth, and most faults stand out several
+    times as clearly (docs/log.md).
 
     Args:
         mean: (D,) float64.
