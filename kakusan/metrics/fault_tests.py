@@ -16,7 +16,7 @@ from kakusan.metrics.conditions import condition_count
 from kakusan.metrics.degrade import Degradation, recoloured
 from kakusan.metrics.memorisation import MemorisationReport, memorisation
 from kakusan.metrics.modes import JudgedClasses, ModeCount, Modes, is_missing, mode_counts
-from kakusan.metrics.palette import BLOCKS, Palette
+from kakusan.metrics.palette import Palette
 from kakusan.metrics.record import MetricRecord
 from kakusan.metrics.sets import PictureSet
 from kakusan.metrics.significance import Shift, compare_means, two_sided
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from kakusan.metrics.spaces.base import Space
 
 FINE_BANDS = 16
+COARSE, FINE = 4, 8
+"""Blocks a side whose colours are compared."""
 STRONGER = 1.25
 """A fault is given to the real pictures as it was measured and a little stronger: neither may explain what is left."""
 
@@ -173,13 +175,15 @@ def colour(room: Room) -> None:
     """Wrong colour: moments of the channels, and shares of colours."""
     reference = room.evaluation.reference
     around = Colours.of(reference.pool).mean
-    palette = Palette.of(reference.learning if len(reference.learning) else reference.pool)
+    # Where noise or blur was found, larger blocks: the real pictures were given it, but never quite the same.
+    blocks = COARSE if room.faults else FINE
+    palette = Palette.of(reference.learning if len(reference.learning) else reference.pool, blocks=blocks)
 
     def values(pictures: PictureSet) -> Tensor:
         def compute() -> Tensor:
-            return torch.cat([moments(pictures, around, blocks=BLOCKS), palette.shares(pictures)], dim=1)
+            return torch.cat([moments(pictures, around, blocks=blocks), palette.shares(pictures)], dim=1)
 
-        return room.evaluation.once("colours", pictures, compute)
+        return room.evaluation.once(f"colours of {blocks} blocks", pictures, compute)
 
     shifts = room.compare(values)
     z = steady(shifts)

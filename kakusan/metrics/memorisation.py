@@ -18,6 +18,7 @@ from kakusan.metrics.nearest import TrainingPictures, TwoNearest, distinct
 from kakusan.metrics.record import MetricRecord
 from kakusan.metrics.sets import PictureSet
 from kakusan.metrics.significance import below_order_statistic, more
+from kakusan.metrics.spectrum import batches, block_means
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +31,8 @@ COPY = 1.0 / 3.0
 RARE = 0.01
 """Suspicious is what is nearer, by that ratio, than this share of new pictures."""
 MOST_UNSEEN = 1000
+MOST_PIXELS = 32
+"""Blocks a side that pixels of larger pictures are averaged over: a copy is one at any size, and memory has an end."""
 PIXELS = "pixels"
 
 
@@ -170,7 +173,7 @@ def memorisation(
 
 def _vectors(evaluation: Evaluation, pictures: PictureSet, space: Space | None) -> Tensor:
     if space is None:
-        return pictures.x().flatten(1)
+        return torch.cat([block_means(x, MOST_PIXELS).flatten(1) for x in batches(pictures)])
     return evaluation.features(space, pictures).float()
 
 
@@ -197,7 +200,13 @@ def _records(
     kind: str,
 ) -> tuple[MetricRecord, ...]:
     n, m = len(mine.ratio), len(new.ratio)
-    of = evaluation.provenance(samples, space, training=evaluation.reference.training.hash, beside=kind, copy=COPY)
+    of = evaluation.provenance(
+        samples,
+        space,
+        training=evaluation.reference.training.hash,
+        beside=kind,
+        blocks=MOST_PIXELS if space is None else 0,
+    )
     copies, real = float((mine.ratio < COPY).double().mean()), float((new.ratio < COPY).double().mean())
     spread = math.sqrt(real * (1.0 - real) * (1.0 / n + 1.0 / m))
     found = [

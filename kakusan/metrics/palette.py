@@ -11,29 +11,29 @@ from kakusan.data.spec import DataSpec
 from kakusan.metrics.sets import PictureSet
 from kakusan.metrics.spectrum import batches, block_means
 
-BLOCKS = 8
-
 
 @dataclass(frozen=True)
 class Palette:
     """Colours of blocks, cut into cells of equal mass (Heckbert 1982): the longest side of the fullest, at its median.
 
-    A block is an eighth of a side, so neither noise nor blur change its colour much. Moments say little where channels
-    are exchanged that vary alike; shares of colours do.
+    A block is a good part of a side, so neither noise nor blur change its colour much. Moments say little where
+    channels are exchanged that vary alike; shares of colours do.
 
     Args:
         cuts: (channel, value, cell below, cell above) of each cut, the first one of everything; cells below zero are
             further cuts, -1 - number.
         colours: mean colour of each cell, in [-1, 1].
+        blocks: a side.
     """
 
     cuts: tuple[tuple[int, float, int, int], ...]
     colours: tuple[tuple[float, ...], ...]
+    blocks: int
 
     @classmethod
-    def of(cls, pictures: PictureSet, cells: int = 16) -> Palette:
-        """At most `cells` cells from some of the pixels."""
-        parts = [block_means(x.double(), BLOCKS).transpose(0, 1).flatten(1) for x in batches(pictures)]
+    def of(cls, pictures: PictureSet, *, cells: int = 16, blocks: int = 8) -> Palette:
+        """At most `cells` cells from some of the blocks."""
+        parts = [block_means(x.double(), blocks).transpose(0, 1).flatten(1) for x in batches(pictures)]
         pixels = torch.cat(parts, dim=1).T
         pixels = pixels[torch.linspace(0, len(pixels) - 1, min(len(pixels), 1 << 15)).long()]
         cuts: list[list[float]] = []
@@ -57,13 +57,13 @@ class Palette:
             colours.append(tuple(points.mean(0).tolist()))
             if parent >= 0:
                 cuts[parent][2 + side] = number
-        return cls(tuple((int(c), v, int(a), int(b)) for c, v, a, b in cuts), tuple(colours))
+        return cls(tuple((int(c), v, int(a), int(b)) for c, v, a, b in cuts), tuple(colours), blocks)
 
     def shares(self, pictures: PictureSet) -> Tensor:
         """(N, cells) float64: share of each picture's blocks in each cell."""
         rows = []
         for x in batches(pictures):
-            pixels = block_means(x.double(), BLOCKS).flatten(2)
+            pixels = block_means(x.double(), self.blocks).flatten(2)
             cell = torch.full((len(x), pixels.shape[2]), -1, dtype=torch.int64)
             for number, (channel, value, below, above) in enumerate(self.cuts):
                 here = cell == -1 - number

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kakusan.metrics.evaluation import Evaluation
 
 MOST_BANDS = 8
-AT_ONCE = 256
+AT_ONCE, MOST_NUMBERS = 256, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,17 @@ class Colours:
 
 def batches(pictures: PictureSet) -> Iterator[Tensor]:
     """All pictures in model units, some at a time."""
-    for start in range(0, len(pictures), AT_ONCE):
-        yield pictures.x(slice(start, start + AT_ONCE))
+    several = max(1, min(AT_ONCE, MOST_NUMBERS // math.prod(pictures.spec.shape)))
+    for start in range(0, len(pictures), several):
+        yield pictures.x(slice(start, start + several))
 
 
 def block_means(x: Tensor, blocks: int) -> Tensor:
     """Means of (B, C, *size) over at most `blocks` equal parts of each side: (B, C, blocks, ...)."""
     for dim in range(2, x.dim()):
-        parts = x.tensor_split(min(blocks, x.shape[dim]), dim)
+        if x.shape[dim] <= blocks:
+            continue
+        parts = x.tensor_split(blocks, dim)
         x = torch.cat([part.mean(dim, keepdim=True) for part in parts], dim)
     return x
 

@@ -23,8 +23,9 @@ from kakusan.recipes import demo as recipe
 from kakusan.rivals.pipeline import RivalPipeline
 from kakusan.specs import suggestion
 from kakusan.tasks.judging import Way
+from kakusan.train.pace import steps_again
 from kakusan.train.run import TrainingRun
-from kakusan.train.trainer import TrainingDiverged, seeded
+from kakusan.train.trainer import TrainingDiverged, TrainStep, seeded
 
 SAMPLER = "dpmpp-2m"
 BATCH = 32
@@ -131,7 +132,7 @@ class Diffusion:
     ) -> dict[str, Any]:
         """A run of its own, which goes on from its last checkpoint."""
         config = diffusion_config(settings, training.spec.size, seed)
-        run, message = TrainingRun(config, folder, say=lambda line: None), ""
+        run, message = TrainingRun(config, folder, say=lambda line: None, on_step=_keep_time), ""
         try:
             run.run()
         except TrainingDiverged as error:
@@ -234,6 +235,16 @@ class OfRivals:
         began = time.perf_counter()
         rival.sample(list(range(PROBED)))
         return (time.perf_counter() - began) / PROBED
+
+
+def _keep_time(step: TrainStep, run: TrainingRun) -> None:
+    """Plan the run again and again, as rivals do: of itself it does so only after a measurement."""
+    if step.step % max(1, run.trainer.steps // 50) or run.config.run.minutes is None:
+        return
+    if run.elapsed() >= 60.0 * run.config.run.minutes:
+        run.trainer.steps = run.trainer.step
+        return
+    run.trainer.steps = steps_again(run.config.run, run.trainer.step, run.elapsed()) or run.trainer.steps
 
 
 KINDS: Mapping[str, Kind] = {"diffusion": Diffusion(), **{kind: OfRivals(kind) for kind in rivals.RIVALS}}

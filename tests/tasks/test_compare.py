@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ import torch
 from small_runs import draw_pictures, settings, start
 from torch import Tensor
 
-from kakusan.config import DataSettings
+from kakusan.config import DataSettings, RunSettings
 from kakusan.data.source import Pictures
 from kakusan.data.spec import DataSpec
 from kakusan.metrics.contestants import Contestant
 from kakusan.metrics.distance import Splits
 from kakusan.report.page import Page
+from kakusan.tasks import contest_models
 from kakusan.tasks.compare import SweepSettings, sweep
 from kakusan.tasks.contest import Contest
 from kakusan.tasks.contest_models import KINDS, ContestSettings, Diffusion, diffusion_config
@@ -214,6 +216,34 @@ class TestContest:
         other = draw_pictures(tmp_path / "other", each=48, seed=3)
         with pytest.raises(ValueError, match="other data"):
             contest(other, out, {"vae": StubKind()})[0].run()
+
+
+def test_diffusion_is_not_trained_twice(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contest_models, "diffusion_config", lambda *_: settings(folder))
+    asked = ContestSettings(str(folder), 1.0)
+    training, held_out = open_parts(asked.parts, seed=0)
+    facts = Diffusion().train(asked, training, held_out, tmp_path / "run", 0)
+    assert (facts["steps"], facts["saved"], facts["diverged"]) == (6, True, False)
+    model = Diffusion().open(tmp_path / "run", torch.device("cpu"))
+    assert model.classes == training.spec.classes
+    again = Diffusion().train(asked, training, held_out, tmp_path / "run", 0)
+    assert again["seconds"] == pytest.approx(facts["seconds"], rel=0.5)
+    assert Diffusion().open(tmp_path / "run", torch.device("cpu")).model_hash == model.model_hash
+
+
+@pytest.mark.parametrize(("elapsed", "steps"), [(10.0, 100 + int(0.97 * 80.0 * 100 / 10.0)), (90.0, 100), (95.0, 100)])
+def test_the_plan_follows_the_clock(elapsed: float, steps: int) -> None:
+    run = SimpleNamespace(
+        trainer=SimpleNamespace(step=100, steps=200),
+        config=SimpleNamespace(run=RunSettings(minutes=1.5)),
+        elapsed=lambda: elapsed,
+    )
+    contest_models._keep_time(SimpleNamespace(step=100), run)  # type: ignore[arg-type]
+    assert run.trainer.steps == steps
+    # Between its turns the plan stays, so that the rate falls smoothly.
+    run.trainer = SimpleNamespace(step=101, steps=200)
+    contest_models._keep_time(SimpleNamespace(step=101), run)  # type: ignore[arg-type]
+    assert run.trainer.steps == 200
 
 
 class TestSettings:
