@@ -51,8 +51,10 @@ class Degradation:
         ratio = mine / contrast / theirs
         transfer, added = torch.ones_like(ratio), torch.zeros_like(ratio)
         if blur:
-            # What could be chance is no blur: else the real pictures would lose contrast.
-            transfer = torch.where(ratio.log() < -CERTAIN * spread, ratio.clamp(max=1.0).sqrt(), transfer)
+            # A Gaussian, not the curve as it was measured: its kernel would ring far into flat grounds.
+            radii = [blur_radius(bands.frequencies, row.clamp(max=1.0).sqrt().tolist()) for row in ratio]
+            f2 = torch.tensor(bands.frequencies, dtype=torch.float64).square()
+            transfer = torch.stack([(-2.0 * (torch.pi * radius) ** 2 * f2).exp() for radius in radii])
         if noise:
             excess, error = mine - contrast * theirs, spread * mine
             # Coarse rings know little of a little noise; white noise stands in where they do not refute it.
@@ -68,8 +70,8 @@ class Degradation:
 
     @property
     def radius(self) -> float:
-        """The blur in pixels, as the standard deviation of the nearest Gaussian."""
-        return blur_radius(self.bands.frequencies, self.transfer.square().mean(0).sqrt().tolist())
+        """The blur in pixels, as the standard deviation of a Gaussian."""
+        return blur_radius(self.bands.frequencies, self.transfer.mean(0).tolist())
 
     @property
     def noise_level(self) -> float:

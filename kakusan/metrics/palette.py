@@ -11,6 +11,9 @@ from kakusan.data.spec import DataSpec
 from kakusan.metrics.sets import PictureSet
 from kakusan.metrics.spectrum import batches, block_means
 
+SOFT = 0.04
+"""Width of a cut in [-1, 1], five levels of 255."""
+
 
 @dataclass(frozen=True)
 class Palette:
@@ -60,17 +63,20 @@ class Palette:
         return cls(tuple((int(c), v, int(a), int(b)) for c, v, a, b in cuts), tuple(colours), blocks)
 
     def shares(self, pictures: PictureSet) -> Tensor:
-        """(N, cells) float64: share of each picture's blocks in each cell."""
+        """(N, cells) float64: share of each picture's blocks in each cell; near a cut a block counts in part to both.
+
+        Backgrounds of one colour lie in heaps: at a sharp cut, rounding alone would move a heap from cell to cell.
+        """
         rows = []
         for x in batches(pictures):
             pixels = block_means(x.double(), self.blocks).flatten(2)
-            cell = torch.full((len(x), pixels.shape[2]), -1, dtype=torch.int64)
+            whole = torch.ones_like(pixels[:, 0])
+            inside = {-1: whole} if self.cuts else {0: whole}
+            # Cells are numbered from 0 and further cuts from -1 down; a cut comes after the one it lies in.
             for number, (channel, value, below, above) in enumerate(self.cuts):
-                here = cell == -1 - number
-                cell = torch.where(here, torch.where(pixels[:, channel] > value, above, below), cell)
-            cell = cell.clamp_min(0)
-            counts = torch.zeros(len(x), len(self.colours), dtype=torch.float64)
-            rows.append(counts.scatter_add_(1, cell, torch.ones_like(cell, dtype=torch.float64)) / cell.shape[1])
+                part, side = inside[-1 - number], ((pixels[:, channel] - value) / SOFT).sigmoid()
+                inside[below], inside[above] = part * (1.0 - side), part * side
+            rows.append(torch.stack([inside[cell].mean(1) for cell in range(len(self.colours))], dim=1))
         return torch.cat(rows)
 
     def names(self, spec: DataSpec) -> tuple[str, ...]:

@@ -217,7 +217,12 @@ def spectrum_records(evaluation: Evaluation, samples: PictureSet) -> list[Metric
 
 
 def blur_radius(frequencies: Sequence[float], transfer: Sequence[float]) -> float:
-    """Standard deviation in pixels of the Gaussian blur nearest to an amplitude transfer exp(-2 pi^2 s^2 f^2)."""
-    f2 = [f * f for f in frequencies]
-    fitted = sum(a * -math.log(max(h, 1e-6)) for a, h in zip(f2, transfer, strict=True)) / sum(a * a for a in f2)
-    return math.sqrt(max(0.0, fitted) / (2.0 * math.pi**2))
+    """Standard deviation in pixels of the Gaussian blur whose transfer exp(-2 pi^2 s^2 f^2) is nearest to this one.
+
+    Nearest in the amplitude itself: what is left of the finest detail is too little to decide.
+    """
+    f2 = torch.tensor(frequencies, dtype=torch.float64).square()
+    radii = torch.cat([torch.zeros(1), torch.logspace(-2, 1, 601)]).double()
+    curves = (-2.0 * math.pi**2 * radii[:, None].square() * f2).exp()
+    error = (curves - torch.tensor(transfer, dtype=torch.float64)).square().sum(1)
+    return float(radii[error.argmin()])

@@ -328,9 +328,9 @@ def _circumstances(page: Page, contestants: Sequence[Contestant], facts: Mapping
     records = next((c.entry.records for c in contestants if c.entry is not None), [])
     page.text(
         "All models were trained one after the other on the same pictures, with the same batch, the same threads and "
-        "the same time. Their samples were asked for with the same classes, brought to the same integers and measured "
-        "by the same judges, which have learnt from no picture that samples are compared with. No training was left "
-        "out.",
+        "the same budget of time; what each took stands in the table. Their samples were asked for with the same "
+        "classes, brought to the same integers and measured by the same judges, which have learnt from no picture that "
+        "samples are compared with. No training was left out.",
         "A time for a picture is taken to repeat to a tenth on this machine.",
     )
     shown: dict[str, object] = {

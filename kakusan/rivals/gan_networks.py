@@ -46,14 +46,14 @@ class Block(nn.Module):
     Args:
         channels: of x (B, C, H, W).
         hidden: channels of the 3x3 convolution.
-        group: channels in one of its groups; all that remain where it does not divide `hidden`.
+        group: channels in one of its groups; one group where it does not divide `hidden`.
         depth: blocks in the whole network, for fix-up: weights before the last carry depth^(-1 / (2 m - 2)), m = 3.
     """
 
     def __init__(self, channels: int, hidden: int, *, group: int, depth: int) -> None:
         super().__init__()
         gain = GAIN * depth ** (-1.0 / (2 * _LEARNED_IN_BLOCK - 2))
-        groups = max(1, hidden // group) if hidden % group == 0 else 1
+        groups = hidden // group if hidden % group == 0 else 1
         self.widen = scaled(Convolution(channels, hidden, 1), gain)
         self.mix = scaled(Convolution(hidden, hidden, 3, padding=1, groups=groups), gain)
         self.narrow = scaled(Convolution(hidden, channels, 1, bias=False), 0.0)
@@ -78,7 +78,7 @@ class Build:
             stages repeat the first, those that have fewer leave out the first.
         blocks: in each stage.
         expansion: channels inside a block over those outside.
-        group: channels in a group of the 3x3 convolutions.
+        group: channels in a group of the 3x3 convolutions; one group where it does not divide theirs.
         patch: the finest grid has one cell for so many pixels a side; 1 where pictures are tiny.
 
     Raises:

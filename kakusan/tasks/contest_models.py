@@ -255,7 +255,7 @@ def diffusion_config(settings: ContestSettings, size: Sequence[int], seed: int) 
     patch = next(p for p in (8, 4, 2, 1) if p == 1 or (min(size) // p >= 16 and all(s % p == 0 for s in size)))
     fits = all(s // patch % 4 == 0 for s in size)
     run = {"minutes": settings.seconds / 60.0, "seed": seed, "batch": BATCH, "device": settings.device}
-    quiet = {"measurements": 2, "previews": 0, "checkpoints": 3, "spaced": 0, "snapshots": 0, "watch": 0}
+    quiet = {"measurements": 0, "previews": 0, "checkpoints": 3, "spaced": 0, "snapshots": 0, "watch": 0}
     changes: dict[str, dict[str, Any]] = {
         "data": {k: v for k, v in dataclasses.asdict(settings.parts).items() if v is not None},
         "model": {"patch": patch, "multipliers": [1, 2, 2] if fits else []},

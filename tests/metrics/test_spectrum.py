@@ -55,7 +55,7 @@ def test_a_mixture_of_channels_shared_by_all_pictures_is_not_seen() -> None:
 def test_the_radius_of_an_exact_blur_comes_back() -> None:
     frequencies = Bands.of((32, 32)).frequencies
     transfer = [math.exp(-2 * (math.pi * 0.7 * f) ** 2) for f in frequencies]
-    assert blur_radius(frequencies, transfer) == pytest.approx(0.7, rel=1e-6)
+    assert blur_radius(frequencies, transfer) == pytest.approx(0.7, rel=0.01)
     assert blur_radius(frequencies, [1.0] * len(frequencies)) == 0.0
 
 
@@ -77,7 +77,7 @@ def test_noise_and_blur_are_measured_and_given_to_real_pictures() -> None:
         torch.zeros(3, len(bands)).double(),
     )
     found = Degradation.between(known(perfect), pool, bands, weights=None, blur=True, noise=False)
-    assert found.radius == pytest.approx(0.6, rel=0.25)
+    assert found.radius == pytest.approx(0.6, rel=0.15)
     # With the fault the real pictures have the samples' spectrum.
     pairs = [(known(pool), known(perfect)), (fault(pool), noisy)]
     for real, faulty in pairs:
