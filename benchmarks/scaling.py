@@ -242,7 +242,7 @@ def draw(points: dict[str, list[tuple[float, float]]], path: Path) -> None:
         power = -1.0 if name == "processes" else 1.0
         axes.plot(x, [y[-1] * (a / x[-1]) ** power for a in x], color=style.MUTED, linewidth=0.8, linestyle="--")
         axes.plot(x, y, color=style.INDIGO, marker="o", markersize=4, linewidth=1.5)
-        axes.set_xticks(x, [f"{a:,.0f}" if a < 1e5 else f"{a / 1e6:.1f}M" for a in x], fontsize=8)
+        axes.set_xticks(x, [f"{a:,.0f}" if a < 1e5 else f"{a / 1e6:.2g}M" for a in x], fontsize=8)
     figure.tight_layout()
     common.save(figure, path)
 
