@@ -67,7 +67,9 @@ class MemorisationReport:
         unseen_first: the same distances of unseen pictures.
         unseen_ratio: the same ratios of unseen pictures.
         unseen: what those are: "held-out pictures", or "training pictures without themselves" where none is held out.
-        p: chance of so many near samples if the model copied nothing; of two tests, both counted.
+        p: chance of so many near samples if the model copied nothing; of two tests, both counted: of samples below the
+            limit, and of samples with a ratio below a third.
+        strict_p: of the second test alone, which asks less of how alike unseen pictures are to samples without copies.
         distinct: training pictures that are not exact duplicates of another.
         duplicates: those that are.
     """
@@ -82,6 +84,7 @@ class MemorisationReport:
     unseen_ratio: tuple[float, ...]
     unseen: str
     p: float
+    strict_p: float
     distinct: int
     duplicates: int
 
@@ -153,7 +156,7 @@ def memorisation(
     n, m = len(mine.ratio), len(new.ratio)
     copies, real = int((mine.ratio < COPY).sum()), int((new.ratio < COPY).sum())
     by_rank = below_order_statistic(int((mine.ratio < limit).sum()), n, order, m)
-    p = min(1.0, 2.0 * min(by_rank, more(copies, n, real, m)))
+    strict = more(copies, n, real, m)
     name = PIXELS if space is None else space.name
     return MemorisationReport(
         space=name,
@@ -165,7 +168,8 @@ def memorisation(
         unseen_first=tuple(new.first.tolist()),
         unseen_ratio=tuple(new.ratio.tolist()),
         unseen=kind,
-        p=p,
+        p=min(1.0, 2.0 * min(by_rank, strict)),
+        strict_p=strict,
         distinct=len(keep),
         duplicates=len(reference.training) - len(keep),
     )

@@ -35,6 +35,20 @@ def test_errors_are_counted_beside_those_on_real_pictures_of_the_same_labels() -
     assert left.n == int((labels == 3).sum())
 
 
+def test_real_pictures_are_weighted_to_the_labels_asked_for() -> None:
+    class AlwaysNorth(ByPlace):
+        def predict(self, x: torch.Tensor, *, batch: int = 256) -> torch.Tensor:
+            return torch.zeros(len(x), dtype=torch.int64)
+
+    world = evaluation()
+    some = samples(0, 80, world.reference.pool.spec)
+    asked = torch.tensor([0] * 50 + [1] * 10 + [3] * 20)
+    judge = JudgedClasses(AlwaysNorth(), world)  # type: ignore[arg-type]
+    count = condition_count(judge, replace(some, labels=asked), world.reference.pool)
+    assert count is not None
+    assert (count.wrong, count.expected) == (30, pytest.approx(30 / 80))
+
+
 def test_the_share_that_ignores_its_label() -> None:
     world = evaluation()
     some = samples(0, 80, world.reference.pool.spec)

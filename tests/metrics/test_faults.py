@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fault_scenes import ByPlace, blobs, evaluation, labels_of, samples
+from fault_scenes import CENTRES, ByPlace, blobs, evaluation, labels_of, samples
 from torch import Tensor
 
 from kakusan.data.spec import DataSpec
@@ -98,6 +98,28 @@ def test_without_labels_five_faults_are_left(name: str) -> None:
     assert [fault.name for fault in found.faults] == [name]
     assert any("labels" in note for note in found.notes)
     assert examine(world, samples(0, N, spec), judge=None).faults == ()
+
+
+class ByOnePixel(ByPlace):
+    """Looks at the middle of each place only, so that noise leads it astray."""
+
+    def predict(self, x: Tensor, *, batch: int = 256) -> Tensor:
+        gray = (x * self.weight.view(1, 3, 1, 1)).sum(1)
+        return torch.stack([gray[:, row, column] for row, column in CENTRES], 1).argmax(1)
+
+
+def test_a_judge_led_astray_by_noise_does_not_accuse_the_labels() -> None:
+    world = evaluation()
+    some = samples(0, N, world.reference.pool.spec)
+    loud = replace(some, stored=some.spec.to_stored(some.x() + 0.6 * noise(some.x())))
+    judge = ByOnePixel()
+    assert some.labels is not None
+    right = [float((judge.predict(each.x()) == some.labels).double().mean()) for each in (some, loud)]
+    assert right[0] > 0.97 > 0.93 > right[1]
+    # Noise as loud as this is clipped and moves colours too; the labels it has nothing to do with.
+    named = {fault.name for fault in find_faults(world, loud, judge=judge)}  # type: ignore[arg-type]
+    assert "noisy" in named
+    assert "labels ignored" not in named
 
 
 def test_two_faults_are_both_named() -> None:

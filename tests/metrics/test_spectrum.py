@@ -85,6 +85,18 @@ def test_noise_and_blur_are_measured_and_given_to_real_pictures() -> None:
         assert float(gap.abs().max()) < 0.2
 
 
+def test_less_contrast_is_neither_noise_nor_blur() -> None:
+    pool = evaluation().reference.pool
+    bands = bands_of(pool.spec, 16)
+    assert bands is not None
+    flat = replace(pool, stored=pool.spec.to_stored(0.5 * pool.x()))
+    fault = Degradation.between(flat, pool, bands, weights=None, blur=True, noise=True)
+    assert fault.radius < 0.05
+    assert fault.noise_level < 0.02
+    strong = replace(pool, stored=pool.spec.to_stored(1.2 * pool.x()))
+    assert Degradation.between(strong, pool, bands, weights=None, blur=True, noise=True).noise_level < 0.02
+
+
 def test_records_of_real_pictures_are_about_their_null() -> None:
     world = evaluation()
     perfect = samples(1, 128, world.reference.pool.spec)
@@ -94,6 +106,11 @@ def test_records_of_real_pictures_are_about_their_null() -> None:
     curve = spectrum_curve(world, perfect)
     assert curve is not None
     assert len(curve.frequencies) == len(curve.samples) == len(curve.real) == len(curve.spread)
+    noise = 0.2 * torch.randn(perfect.x().shape, generator=torch.Generator().manual_seed(3))
+    noisy = spectrum_curve(world, replace(perfect, stored=perfect.spec.to_stored(perfect.x() + noise)))
+    assert noisy is not None
+    assert noisy.samples[-1] > noisy.real[-1] + 1.0
+    assert noisy.real == curve.real
 
 
 @settings(deadline=None, max_examples=40)
