@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
@@ -38,6 +39,10 @@ class Stream(IntEnum):
     DEQUANTISE = 12
     TRANSFORM = 13
     LABEL = 14
+    RESAMPLE = 15
+    MEASUREMENT = 16
+    PAIR = 17
+    PAIR_HELD_OUT = 18
     RESERVED_FOR_TESTS = 255
 
 
@@ -132,6 +137,11 @@ def normal(
         shape: of one sample.
     """
     numbers, size = as_seeds(seeds), math.prod(shape)
+    if isinstance(draws, int) and numbers.is_cpu and len(numbers) > 1:
+        different, place = numbers.unique(return_inverse=True)
+        if len(different) < len(numbers):
+            # Samples of one seed, as in a sweep, have one noise: drawn once.
+            return normal(different, stream, draws, shape=shape, dtype=dtype, device=device)[place.to(device)]
     count = -(-size // 4)
     # Words 0 and 1 make one pair, 2 and 3 the other. fp32 is exact enough: |value| <= 6.8, at any later precision.
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -164,3 +174,37 @@ class StepNoise:
             dtype=self._like.dtype,
             device=self._like.device,
         )
+
+    def uniform(self, groups: int, draw: int = 0) -> Tensor:
+        """(G,) float64 in (0, 1): one for each of `groups` equal parts of the batch, by its first sample's seed."""
+        seeds = self._seeds[:: len(self._seeds) // groups]
+        return uniform(seeds, Stream.RESAMPLE, self._index * 16 + draw, device=self._like.device)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn at random for each sample of a batch beside its own noise; the k-th number is always the same.
+
+    Args:
+        seeds: (B,) of the samples, or the run's own once for each.
+        numbers: (B,) places in the order of training; zeros where every sample has a seed of its own.
+        stream: what the draws are for.
+    """
+
+    seeds: Tensor
+    numbers: Tensor
+    stream: Stream = Stream.PAIR
+
+    def uniform(self, k: int, shape: Sequence[int] = ()) -> Tensor:
+        """(B, *shape) float64 in (0, 1), on the CPU; 0 <= k < 8."""
+        return uniform(self.seeds, self.stream, self._draws(k), shape=shape)
+
+    def normal(self, k: int, like: Tensor) -> Tensor:
+        """Standard normal of the shape of `like` (B, C, *spatial); 0 <= k < 8."""
+        return normal(
+            self.seeds, self.stream, self._draws(k), shape=like.shape[1:], dtype=like.dtype, device=like.device
+        )
+
+    def _draws(self, k: int) -> Tensor:
+        assert 0 <= k < 8
+        return self.numbers * 8 + k
