@@ -176,6 +176,9 @@ class BaseDenoiser(nn.Module):
     def output(self, x_t: Tensor, level: Level, cond: Condition | None) -> Tensor:
         """The raw output F (B, C, *spatial), which guidance mixes; twice the channels with learned variance."""
 
+    def forget(self) -> None:
+        """A new sampling run begins: what guidance remembers of the last one is dropped."""
+
     @staticmethod
     def split(output: Tensor) -> tuple[Tensor, Tensor]:
         """The output of a model with learned variance (B, 2 C, *spatial): F and what says the variance."""

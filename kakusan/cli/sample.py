@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from kakusan.cli.guidance_options import GuidanceOptions
 from kakusan.cli.options import parse
 from kakusan.config import MaybeFloat, MaybeInt, MaybePath, MaybeText
 
@@ -26,9 +27,7 @@ class SampleOptions:
         label: class names or indices; pictures are shared out among them.
         all_labels: one row for every class.
         num: number of pictures (with --all-labels, for each class).
-        guidance_scale: 1 follows the class as trained, above 1 more, 0 not at all; any real number. 1 when not given.
-        rescale: phi of the guidance rescale (Lin et al. 2023).
-        interval: t between which guidance acts.
+        guidance: how pictures are led.
         sampler: ddim, ddpm, heun, dpmpp-2m, dpmpp-3m, unipc-2, ipndm, deis, adaptive and others.
         eta: of ddim: 0 deterministic, 1 as DDPM.
         grid: spacing of the steps (karras, log-snr, uniform, quadratic).
@@ -50,9 +49,7 @@ class SampleOptions:
     label: tuple[str, ...] = ()
     all_labels: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     num: MaybeInt = None
-    guidance_scale: MaybeFloat = None
-    rescale: float = 0.0
-    interval: tuple[float, float] = (0.0, 1.0)
+    guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     sampler: str = "dpmpp-2m"
     eta: MaybeFloat = None
     grid: str = "karras"
@@ -98,9 +95,7 @@ def main(argv: Sequence[str]) -> int:
         device=options.device,
         eta=options.eta,
         sampler=options.sampler,
-        guidance_scale=options.guidance_scale,
-        rescale=options.rescale,
-        interval=options.interval,
+        **options.guidance.arguments(options.run),
         grid=options.grid,
         num_steps=options.steps,
         seed=options.seed,

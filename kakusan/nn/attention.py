@@ -155,7 +155,12 @@ def heads_for(channels: int, heads: int | None, head_width: int) -> int:
 
 
 class _SelfAttention(nn.Module):
-    """Norm, projections and residual shared by both kinds; `mix` does the rest."""
+    """Norm, projections and residual shared by both kinds; `mix` does the rest.
+
+    With `identity` every position sees itself only (`kakusan.nn.perturbed`).
+    """
+
+    identity: bool = False
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -170,7 +175,7 @@ class _SelfAttention(nn.Module):
         batch, channels = x.shape[:2]
         qkv = self.qkv(self.norm(x).flatten(2))
         q, k, v = qkv.view(batch, 3, self.heads, channels // self.heads, -1).unbind(1)
-        mixed = self.mix(q, k, v)
+        mixed = v if self.identity else self.mix(q, k, v)
         out: Tensor = x + self.out(mixed.reshape(batch, channels, -1)).view(x.shape)
         return out
 

@@ -148,8 +148,11 @@ class MPConv(Weighted):
 class CosineAttention(nn.Module):
     """Multi-head self-attention on pixel-normalised queries, keys and values, residual included (from config C on).
 
-    (B, C, *spatial) -> same shape. Logits stay within sqrt(C / heads), so they need no care in half precision.
+    (B, C, *spatial) -> same shape. Logits stay within sqrt(C / heads), so they need no care in half precision. With
+    `identity` every position sees itself only (`kakusan.nn.perturbed`).
     """
+
+    identity: bool = False
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -163,7 +166,7 @@ class CosineAttention(nn.Module):
         batch, channels = x.shape[:2]
         qkv = self.qkv(x.flatten(2)).view(batch, 3, self.heads, channels // self.heads, -1)
         q, k, v = pixel_norm(qkv, dim=3).unbind(1)
-        mixed = self._mix(q, k, v).reshape(batch, channels, -1)
+        mixed = (v if self.identity else self._mix(q, k, v)).reshape(batch, channels, -1)
         return mp_sum(x, self.out(mixed).view(x.shape), RESIDUAL_BALANCE)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -123,8 +123,11 @@ class SelfAttention(nn.Module):
 
     `forward(x, rotation, mask, first)`: x (B, L, width); rotation as `rotate` takes it, or None; mask (B, L), True
     where a token may be attended to, or None; first (B, L, heads, d), the values of the first block, where
-    `value_residual` -> (B, L, width) and this block's own values.
+    `value_residual` -> (B, L, width) and this block's own values. With `identity` every token sees itself only
+    (`kakusan.nn.perturbed`).
     """
+
+    identity: bool = False
 
     def __init__(self, width: int, attention: Attention, *, value_residual: bool = False) -> None:
         super().__init__()
@@ -141,6 +144,8 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x).unflatten(-1, (3, core.heads, core.head_width))
         q, k, own = qkv.unbind(2)
         v = own if self.share is None or first is None else torch.lerp(own, first, self.share.to(own.dtype))
+        if self.identity:
+            return self.out(v.flatten(2)), own
         q, k = core.products.features(core.normalised(q)), core.normalised(k)
         k = core.products.key_features(k, mask)
         if rotation is not None:

@@ -128,6 +128,7 @@ def sample_iter(
         x = x_start.to(device=device, dtype=dtype)
     if cond is not None:
         cond = cond.expand(size[0])
+    denoiser.forget()
     state = State(num_steps=len(levels) - 1)
     # Around each step and not around the yield, which would switch gradients off for whoever watches.
     step, quiet_step = sampler.step, torch.no_grad()(sampler.step)
