@@ -11,7 +11,7 @@ from torch import nn
 from kakusan import schedules as s
 from kakusan.bound_objectives import Hybrid, Variational
 from kakusan.conditioning import ClassLabels
-from kakusan.config import ModelSettings, ObjectiveSettings, TrainConfig
+from kakusan.config import DataSettings, ModelSettings, ObjectiveSettings, TrainConfig
 from kakusan.couplings import Coupling, Independent, MinibatchTransport
 from kakusan.data.augment import LABELS
 from kakusan.data.spec import DataSpec
@@ -49,6 +49,7 @@ from kakusan.objectives import (
     Squared,
     Weighting,
 )
+from kakusan.pairs import PAIRS, Brought, Pair, PairConditioner
 from kakusan.parameterizations import X0, Edm, Eps, Parameterization, Score, V, Velocity
 from kakusan.schedule_tables import Tabulated
 from kakusan.schedule_wrappers import Shifted, ZeroTerminalSnr
@@ -144,13 +145,53 @@ def build_schedule(settings: ModelSettings, spec: DataSpec | None = None) -> s.N
     return LearnedSchedule() if spec is None else LearnedSchedule(high=Categorical.for_data(spec).start_log_snr(13.3))
 
 
+def build_pair(data: DataSettings, channels: int | None = None) -> Pair | None:
+    """How the picture to start from is made; None for a model that starts from noise alone.
+
+    Args:
+        data: the settings.
+        channels: of the second pictures, where they come with the data.
+
+    Raises:
+        ValueError: an unknown pair, or settings that do not go together.
+    """
+    if data.pair is None:
+        if data.pair_source is not None or data.pair_noise is not None:
+            raise ValueError("pair_source and pair_noise are settings of a pair; set pair too, or leave them out")
+        return None
+    pair = choose(PAIRS, data.pair, "pair")
+    if pair.brought != (data.pair_source is not None):
+        raise ValueError(
+            "pair = given needs the second pictures: name their folder by pair_source"
+            if pair.brought
+            else f"pair = {data.pair} is made from the pictures themselves; pair_source goes with pair = given"
+        )
+    if data.pair_noise is not None and not 0.0 <= data.pair_noise <= 1.0:
+        raise ValueError(f"pair_noise lies between 0 and 1, got {data.pair_noise}")
+    return Brought(depth=channels) if pair.brought and channels is not None else pair
+
+
 def build_model(
-    settings: ModelSettings, spec: DataSpec, *, condition_width: int | None = None, coupling: str = "independent"
+    settings: ModelSettings,
+    spec: DataSpec,
+    *,
+    condition_width: int | None = None,
+    coupling: str = "independent",
+    paired: tuple[Pair | None, float | None] = (None, None),
 ) -> Model:
-    """A fresh model for these data."""
+    """A fresh model for these data.
+
+    Args:
+        paired: how the picture to start from is made, and the most noise on it (the pair's own when None).
+    """
+    pair, pair_noise = paired
     conditional = settings.conditional and bool(spec.classes)
-    width = (condition_width or 2 * settings.width) if conditional else 0
-    backbone = build_backbone(settings, spec, condition_width=width)
+    noise = 0.0 if pair is None else pair.usual_noise if pair_noise is None else pair_noise
+    width = (condition_width or 2 * settings.width) if conditional or noise else 0
+    if pair is not None:
+        pair.check(spec.shape)
+    spatial = 0 if pair is None else pair.channels(spec.shape)
+    backbone = build_backbone(settings, spec, condition_width=width, spatial_channels=spatial)
     denoiser = Denoiser(
         backbone,
         build_schedule(settings, spec),
@@ -159,10 +200,13 @@ def build_model(
         independent_noise=choose(COUPLINGS, coupling, "coupling").independent,
         learned_variance=choose(VARIANCES, settings.variance, "kind of variance"),
     )
-    conditioner = (
-        ClassLabels(classes=spec.classes, width=width, dropout=settings.condition_dropout) if conditional else None
+    dropout = settings.condition_dropout
+    labels = ClassLabels(classes=spec.classes, width=width, dropout=dropout) if conditional else None
+    if pair is None:
+        return Model(denoiser, labels)
+    return Model(
+        denoiser, PairConditioner(pair=pair, shape=spec.shape, labels=labels, width=width, noise=noise, dropout=dropout)
     )
-    return Model(denoiser, conditioner)
 
 
 @dataclass(frozen=True)
@@ -170,8 +214,8 @@ class Backbone:
     """A kind of network.
 
     Args:
-        build: `build(settings, channels, size, **widths)` makes it, where widths are `out_channels`, `condition_width`
-            and `augment_width`.
+        build: `build(settings, channels, size, **widths)` makes it, where widths are `out_channels`, `condition_width`,
+            `augment_width` and `spatial_channels`.
         dials: settings that it alone, or not every kind, uses.
     """
 
@@ -225,7 +269,7 @@ def _with_levels(
         width=settings.width,
         depth=settings.depth,
         dropout=settings.dropout,
-        **{**arguments, "out_channels": arguments["out_channels"] * cells},
+        **{**arguments, **{name: arguments[name] * cells for name in ("out_channels", "spatial_channels")}},
         **derived,
     )
     return Patched(backbone=network, patch=patch) if patch > 1 else network
@@ -265,7 +309,9 @@ BACKBONES = {
 }
 
 
-def build_backbone(settings: ModelSettings, spec: DataSpec, *, condition_width: int) -> nn.Module:
+def build_backbone(
+    settings: ModelSettings, spec: DataSpec, *, condition_width: int, spatial_channels: int = 0
+) -> nn.Module:
     """The network that the settings describe."""
     kind = choose(BACKBONES, settings.backbone, "backbone")
     kind.check(settings)
@@ -278,6 +324,7 @@ def build_backbone(settings: ModelSettings, spec: DataSpec, *, condition_width: 
         out_channels=outputs,
         condition_width=condition_width,
         augment_width=len(LABELS) if spec.augment else 0,
+        spatial_channels=spatial_channels,
     )
     return FourierFeatures(backbone=backbone, frequencies=frequencies) if frequencies else backbone
 
@@ -301,6 +348,7 @@ def build_objective(settings: ObjectiveSettings, spec: DataSpec) -> Objective:
 def check(config: TrainConfig) -> None:
     """Refuse names that do not exist before anything slow begins."""
     build_schedule(config.model)
+    build_pair(config.data)
     choose(BACKBONES, config.model.backbone, "backbone").check(config.model)
     choose(parameterizations(0.5), config.model.parameterization, "parameterization")
     choose(weightings(0.5), config.objective.weighting, "weighting")

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kakusan.noise import Draws
 from kakusan.specs import register, suggestion
 
 
@@ -97,12 +99,33 @@ class Conditioner(nn.Module):
     """
 
     dropout: float = 0.0
+    classes: tuple[str, ...] = ()
+    """Names of the classes that can be asked for; empty where there are none."""
 
-    def forward(self, raw: Tensor) -> Condition:
+    def forward(self, raw: Any) -> Condition:
         """Raw values (B, ...) -> Condition."""
         raise NotImplementedError
 
-    def null_raw(self, raw: Tensor) -> Tensor:
+    def raw(self, x0: Tensor, labels: Tensor | None, draws: Draws, partner: Tensor | None = None) -> Any:
+        """What training makes a condition of: here the labels (B,) of the samples, None where they have none.
+
+        Args:
+            x0: (B, C, *spatial), the samples.
+            labels: (B,) or None.
+            draws: the samples' own randomness.
+            partner: (B, C, *spatial), the other pictures of data that come in pairs.
+        """
+        return labels
+
+    def start(self, given: Any, labels: Tensor | None, seeds: Tensor) -> Condition:
+        """The condition of samples that start from pictures (`kakusan.pairs.Given`).
+
+        Raises:
+            ValueError: this model was not trained to.
+        """
+        raise ValueError("this model was not trained on pairs, so it cannot start from a picture; train with --pair")
+
+    def null_raw(self, raw: Any) -> Any:
         """The raw null value in the shape of `raw`."""
         raise NotImplementedError
 
@@ -114,7 +137,7 @@ class Conditioner(nn.Module):
         """
         raise NotImplementedError
 
-    def drop(self, raw: Tensor, uniform: Tensor) -> Tensor:
+    def drop(self, raw: Any, uniform: Tensor) -> Any:
         """Training: null in place of `raw` where `uniform` (B,) is below `dropout`, sample by sample."""
         dropped = uniform.to(raw.device) < self.dropout
         return torch.where(dropped.view(-1, *[1] * (raw.dim() - 1)), self.null_raw(raw), raw)
@@ -163,22 +186,31 @@ class ClassLabels(Conditioner):
         Raises:
             ValueError: no such label, with the nearest name.
         """
-        if isinstance(label, str) and label in self.classes:
-            return self.classes.index(label)
-        # Folders are often called 074_rose: the name without its number will do when it is the only one.
-        bare = [i for i, name in enumerate(self.classes) if _bare(name) == _bare(str(label))]
-        if len(bare) == 1 and _bare(str(label)):
-            return bare[0]
-        try:
-            number = int(label)
-        except ValueError:
-            known = ", ".join(self.classes[:12]) + (", ..." if len(self.classes) > 12 else "")
-            raise ValueError(
-                f"no class {label!r}{suggestion(str(label), list(self.classes))}; the classes are {known}"
-            ) from None
-        if not 0 <= number < len(self.classes):
-            raise ValueError(f"label {number} is out of range: the model has classes 0 to {len(self.classes) - 1}")
-        return number
+        return class_index(self.classes, label)
+
+
+def class_index(classes: Sequence[str], label: str | int) -> int:
+    """Index of a class given by name or number.
+
+    Raises:
+        ValueError: no such class, with the nearest name.
+    """
+    if isinstance(label, str) and label in classes:
+        return list(classes).index(label)
+    # Folders are often called 074_rose: the name without its number will do when it is the only one.
+    bare = [i for i, name in enumerate(classes) if _bare(name) == _bare(str(label))]
+    if len(bare) == 1 and _bare(str(label)):
+        return bare[0]
+    try:
+        number = int(label)
+    except ValueError:
+        known = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
+        raise ValueError(
+            f"no class {label!r}{suggestion(str(label), list(classes))}; the classes are {known}"
+        ) from None
+    if not 0 <= number < len(classes):
+        raise ValueError(f"label {number} is out of range: the model has classes 0 to {len(classes) - 1}")
+    return number
 
 
 def _bare(name: str) -> str:

@@ -59,6 +59,11 @@ class DataSettings:
         skip_unreadable: go on without pictures that cannot be read.
         cache: where decoded pictures are kept for the next time: auto (the user's folder for caches, when decoding
             takes long enough), off, or a folder.
+        pair: train to start from a picture: upscale-2, upscale-4, gray, edges, sketch, blurred, masked or noisy, made
+            from the pictures themselves; or given, from those of pair_source.
+        pair_source: a second folder with the same file names (depth, say), for pair = given.
+        pair_noise: most noise, 0 to 1, that training puts on what the network starts from; samples choose theirs up to
+            it. 0.4 for upscale, 0.7 for noisy and 0 for others when not given.
     """
 
     source: Annotated[str, arg(name="data")] = "flowers"
@@ -74,6 +79,9 @@ class DataSettings:
     num: MaybeInt = None
     skip_unreadable: bool = False
     cache: str = "auto"
+    pair: MaybeText = None
+    pair_source: MaybeText = None
+    pair_noise: MaybeFloat = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,8 @@ class ModelSettings:
         fourier: give the network waves of its input, which likelihoods of fine levels gain from.
         conditional: use the classes of the data as conditions, when it has any.
         condition_dropout: how often the class is dropped in training; 0 makes guidance impossible.
+        control: a trained run that stays as it is while a branch beside it learns to follow a picture (`kakusan
+            train-control`); the other settings of the model are then its own.
     """
 
     backbone: str = "unet"
@@ -127,6 +137,7 @@ class ModelSettings:
     fourier: bool = False
     conditional: bool = True
     condition_dropout: float = 0.1
+    control: MaybeText = None
 
 
 @dataclass(frozen=True)

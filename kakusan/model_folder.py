@@ -19,12 +19,14 @@ from torch import Tensor, nn
 import kakusan.bound_objectives
 import kakusan.learned_schedule
 import kakusan.nn
+import kakusan.pairs
 import kakusan.schedule_tables
 import kakusan.schedule_wrappers
 import kakusan.time_samplers  # noqa: F401
 from kakusan.conditioning import Condition, Conditioner
 from kakusan.data.spec import DataSpec
 from kakusan.denoiser import Denoiser, NoiseMap
+from kakusan.noise import Draws
 from kakusan.objectives import Objective
 from kakusan.parameterizations import Parameterization
 from kakusan.schedules import NoiseSchedule
@@ -44,7 +46,11 @@ class Model(nn.Module):
         self.denoiser = denoiser
         self.conditioner = conditioner
 
-    def condition(self, raw: Tensor | None) -> Condition | None:
+    def raw(self, x0: Tensor, labels: Tensor | None, draws: Draws, partner: Tensor | None = None) -> Any:
+        """What a condition of training samples x0 (B, C, *size) is made of; None for an unconditional model."""
+        return None if self.conditioner is None else self.conditioner.raw(x0, labels, draws, partner)
+
+    def condition(self, raw: Any) -> Condition | None:
         """The condition of raw values (B, ...), None for an unconditional model."""
         return None if self.conditioner is None or raw is None else self.conditioner(raw)
 
@@ -196,7 +202,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises:
         CorruptModel: missing, not JSON, of a format this version does not know, or of another kind of model.
     """
-    return read_description(folder, "denoiser", {"rival": "kakusan.rivals.load"})
+    others = {"rival": "kakusan.rivals.load", "noisy_classifier": "kakusan.train.classifier_folder.load"}
+    return read_description(folder, "denoiser", others)
 
 
 def read_description(folder: Path, part: str, others: Mapping[str, str]) -> dict[str, Any]:

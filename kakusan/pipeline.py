@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,105 +11,24 @@ import torch
 from torch import Tensor
 
 from kakusan import __version__, model_folder
-from kakusan.conditioning import ClassLabels, Condition
+from kakusan.conditioning import Condition, class_index
 from kakusan.data.spec import DataSpec
 from kakusan.denoiser import BaseDenoiser
 from kakusan.grids import GRIDS
-from kakusan.guidance import ClassifierFree
+from kakusan.guidance import RULES, Guide, Rule
+from kakusan.guided import guided
 from kakusan.model_folder import Model, ModelFacts
 from kakusan.nn.graphed import Graphs, graphs_of
+from kakusan.pairs import Given, Pair, PairConditioner
+from kakusan.request import Each, SampleRequest
 from kakusan.run_folder import find_model
-from kakusan.samplers import SAMPLERS, DPMSolverPP, Sampler, Step, sample_iter
-from kakusan.specs import from_spec, suggestion, to_spec
+from kakusan.samplers import SAMPLERS, Sampler, Step, sample_iter
+from kakusan.specs import suggestion
+from kakusan.train import classifier_folder
+from kakusan.train.classifier_folder import StoredClassifier
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-
-@dataclass(frozen=True)
-class SampleRequest:
-    """Everything that decides a set of samples, beside the model.
-
-    Args:
-        seeds: one for each sample.
-        labels: one class index for each sample; None for no condition.
-        guidance_scale: 1 is the conditional model, 0 the unconditional one.
-        rescale: phi of the guidance rescale.
-        interval: of t in which guidance acts.
-        sampler: how to step.
-        grid: name of the spacing of the steps.
-        num_steps: of the grid.
-        batch: samples computed at once.
-    """
-
-    seeds: tuple[int, ...]
-    labels: tuple[int, ...] | None = None
-    guidance_scale: float = 1.0
-    rescale: float = 0.0
-    interval: tuple[float, float] = (0.0, 1.0)
-    sampler: Sampler = field(default_factory=lambda: DPMSolverPP(order=2))
-    grid: str = "karras"
-    num_steps: int = 20
-    batch: int = 32
-
-    def __post_init__(self) -> None:
-        if not self.seeds:
-            raise ValueError("at least one sample must be asked for")
-        if self.labels is not None and len(self.labels) != len(self.seeds):
-            raise ValueError(f"{len(self.labels)} labels were given for {len(self.seeds)} samples")
-        if self.grid not in GRIDS:
-            raise ValueError(f"no grid {self.grid!r}{suggestion(self.grid, list(GRIDS))}; there are {', '.join(GRIDS)}")
-        if self.num_steps < 1 or self.batch < 1:
-            raise ValueError(f"num_steps and batch must be at least 1, got {self.num_steps} and {self.batch}")
-
-    def chunks(self) -> list[SampleRequest]:
-        """The request cut into batches."""
-        cuts = range(0, len(self.seeds), self.batch)
-        return [
-            replace(
-                self,
-                seeds=self.seeds[i : i + self.batch],
-                labels=None if self.labels is None else self.labels[i : i + self.batch],
-            )
-            for i in cuts
-        ]
-
-    def record(self) -> dict[str, Any]:
-        """Plain values; `from_record` is the inverse."""
-        return {
-            "seeds": list(self.seeds),
-            "labels": None if self.labels is None else list(self.labels),
-            "guidance_scale": self.guidance_scale,
-            "rescale": self.rescale,
-            "interval": list(self.interval),
-            "sampler": to_spec(self.sampler),
-            "grid": self.grid,
-            "num_steps": self.num_steps,
-            "batch": self.batch,
-        }
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> SampleRequest:
-        """From the values in a picture.
-
-        Raises:
-            ValueError: a value is missing or of the wrong kind.
-        """
-        try:
-            labels = record["labels"]
-            return cls(
-                seeds=tuple(int(seed) for seed in record["seeds"]),
-                labels=None if labels is None else tuple(int(label) for label in labels),
-                guidance_scale=float(record["guidance_scale"]),
-                rescale=float(record["rescale"]),
-                interval=(float(record["interval"][0]), float(record["interval"][1])),
-                sampler=from_spec(record["sampler"], Sampler),  # type: ignore[type-abstract]
-                grid=str(record["grid"]),
-                num_steps=int(record["num_steps"]),
-                batch=int(record["batch"]),
-            )
-        except (KeyError, TypeError, IndexError, OverflowError) as error:
-            raise ValueError(f"the record in this picture is incomplete or damaged: {error!r}") from None
 
 
 class Pipeline:
@@ -130,6 +48,9 @@ class Pipeline:
         self.model, self.facts, self.weights = model.eval(), facts, weights
         self.path, self.model_hash = path, model_hash
         self._graphs: Graphs | None = None
+        self._companions: dict[tuple[Path, str | None], Pipeline] = {}
+        self._classifiers: dict[Path, StoredClassifier] = {}
+        self._watching: list[tuple[contextlib.ExitStack, Callable[[int], None]]] = []
 
     @property
     def denoiser(self) -> BaseDenoiser:
@@ -142,7 +63,16 @@ class Pipeline:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes the model can be asked for; empty when it is unconditional."""
-        return self.model.conditioner.classes if isinstance(self.model.conditioner, ClassLabels) else ()
+        return () if self.model.conditioner is None else self.model.conditioner.classes
+
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        """What labels stand for: the model's classes, or those of its data, to which a classifier may lead it."""
+        return self.classes or self.data.classes
+
+    def classes_under(self, guides: Sequence[Guide]) -> tuple[str, ...]:
+        """The classes that can be asked for under these guides; empty when there are none."""
+        return self.named_classes if any(guide.led_by_labels for guide in guides) else self.classes
 
     @property
     def device(self) -> torch.device:
@@ -151,7 +81,45 @@ class Pipeline:
     def to(self, device: torch.device | str) -> Pipeline:
         """Move the model."""
         self.model.to(device)
+        self._companions.clear()
+        self._classifiers.clear()
         return self
+
+    def companion(self, path: Path, weights: str | None) -> Pipeline:
+        """Another model that guides this one, on the same device; loaded once."""
+        key = (path, weights)
+        if key not in self._companions:
+            self._companions[key] = load(path, weights=weights, device=self.device)
+            for stack, seen in self._watching:
+                stack.enter_context(self._companions[key].watched(seen))
+        return self._companions[key]
+
+    def noisy_classifier(self, path: Path) -> StoredClassifier:
+        """A classifier that guides this model, on the same device; loaded once.
+
+        Raises:
+            ValueError: no classifier there, or one of other pictures or classes.
+        """
+        if path not in self._classifiers:
+            found = classifier_folder.load(path, device=self.device)
+            found.check_fits(self.data, self.named_classes)
+            self._classifiers[path] = found
+        return self._classifiers[path]
+
+    @contextlib.contextmanager
+    def watched(self, seen: Callable[[int], None]) -> Iterator[None]:
+        """Tell `seen` the number of samples of each pass through the network, and through those of its companions."""
+
+        def hook(module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
+            seen(len(arguments[0]))
+
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.model.denoiser.backbone.register_forward_pre_hook(hook).remove)
+            for companion in self._companions.values():
+                stack.enter_context(companion.watched(seen))
+            self._watching.append((stack, seen))
+            stack.callback(self._watching.pop)
+            yield
 
     def with_graphs(self) -> Pipeline:
         """Replay the network as CUDA graphs in `run` from now on; the pictures stay the same up to rounding.
@@ -168,9 +136,13 @@ class Pipeline:
         Raises:
             ValueError: no such class, or a model without classes.
         """
-        if not isinstance(self.model.conditioner, ClassLabels):
+        return self._index(label, self.classes)
+
+    @staticmethod
+    def _index(label: str | int, classes: Sequence[str]) -> int:
+        if not classes:
             raise ValueError("this model was trained without classes; sample it without labels")
-        return self.model.conditioner.index(label)
+        return class_index(classes, label)
 
     def request(
         self,
@@ -179,7 +151,11 @@ class Pipeline:
         num: int | None = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        rescale: float | Sequence[float] | None = None,
+        rule: Rule | str | None = None,
+        negative: str | int | Sequence[str | int] | None = None,
+        mixture: Mapping[str | int, float] | None = None,
         sampler: Sampler | str | None = None,
         **options: Any,
     ) -> SampleRequest:
@@ -188,18 +164,20 @@ class Pipeline:
             raise ValueError(
                 f"labels is a list with one label for each picture, as in [{labels!r}] * 8; got {labels!r}"
             )
+        pictures: Given | None = options.get("given")
         given = {
             name: size
             for name, size in (
                 ("labels", None if labels is None else len(labels)),
                 ("seeds", None if seeds is None else len(seeds)),
                 ("num", num),
+                ("given", None if pictures is None or len(pictures) == 1 else len(pictures)),
             )
             if size is not None
         }
         if len(set(given.values())) > 1:
             counts = ", ".join(f"{name} {size}" for name, size in given.items())
-            raise ValueError(f"labels, seeds and num disagree on how many pictures are wanted ({counts})")
+            raise ValueError(f"labels, seeds, num and given disagree on how many pictures are wanted ({counts})")
         count = next(iter(given.values()), 1)
         if isinstance(sampler, str):
             if sampler not in SAMPLERS:
@@ -208,12 +186,25 @@ class Pipeline:
             sampler = SAMPLERS[sampler]
         if sampler is not None:
             options["sampler"] = sampler
-        if labels is None and guidance_scale not in (None, 0.0, 1.0):
+        if labels is None and negative is None and pictures is None and guidance_scale not in (None, 0.0, 1.0):
             raise ValueError("guidance needs labels to guide towards; give labels, or leave guidance_scale out")
+        if isinstance(rule, str):
+            if rule not in RULES:
+                raise ValueError(f"no rule {rule!r}{suggestion(rule, list(RULES))}; there are {', '.join(RULES)}")
+            rule = RULES[rule]
+        if rule is not None:
+            options["rule"] = rule
+        if negative is not None:
+            several = [negative] * count if isinstance(negative, (str, int)) else negative
+            options["negative"] = tuple(self.label_index(label) for label in several)
+        if mixture:
+            options["mixture"] = tuple((self.label_index(label), float(weight)) for label, weight in mixture.items())
+        classes = self.classes_under(options.get("guides", ()))
         return SampleRequest(
             seeds=tuple(seeds) if seeds is not None else tuple(range(seed, seed + count)),
-            labels=None if labels is None else tuple(self.label_index(label) for label in labels),
-            guidance_scale=1.0 if guidance_scale is None else float(guidance_scale),
+            labels=None if labels is None else tuple(self._index(label, classes) for label in labels),
+            guidance_scale=_each(guidance_scale, 1.0),
+            rescale=_each(rescale, 0.0),
             **options,
         )
 
@@ -224,7 +215,7 @@ class Pipeline:
         num: int | None = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
         num_steps: int = 20,
         sampler: Sampler | str | None = None,
         **options: Any,
@@ -236,10 +227,13 @@ class Pipeline:
             num: how many, when there are no labels.
             seed: of the first picture; the k-th has seed + k and does not depend on the others.
             seeds: one for each picture, in place of `seed`.
-            guidance_scale: 1 follows the class as trained, above 1 more, 0 not at all.
+            guidance_scale: 1 follows the class as trained, above 1 more, 0 not at all; one, or one for each picture.
             num_steps: of the sampler.
             sampler: an object of `kakusan.samplers`, or its name on the command line.
-            options: `rescale`, `interval`, `grid`, `batch`.
+            options: `rescale` (phi), `interval` (of t), `rule` (a name or object of `kakusan.guidance.RULES`),
+                `negative` (a class to be led away from, or one for each picture), `mixture` (further classes and their
+                weights), `guides` and `thresholding` (objects of `kakusan.guidance`), `grid`, `batch`, `given`
+                (pictures to start from, from `given`, for models trained on pairs).
 
         Raises:
             ValueError: unknown labels or names, or guidance of a model trained without condition dropout.
@@ -255,6 +249,31 @@ class Pipeline:
             **options,
         )
         return self.data.to_pil(x0)
+
+    @property
+    def pair(self) -> Pair:
+        """How the pictures that this model starts from are made.
+
+        Raises:
+            ValueError: it starts from noise alone.
+        """
+        if not isinstance(self.model.conditioner, PairConditioner):
+            raise ValueError("this model was not trained on pairs, so it starts from no picture; train one with --pair")
+        return self.model.conditioner.pair
+
+    def given(self, pictures: Tensor, *, known: Tensor | None = None, noise: float = 0.0) -> Given:
+        """Pictures to start from, for `sample(given=...)`.
+
+        Args:
+            pictures: (B, C, *size) in [-1, 1], of the shape `pair.expects(data.shape)`.
+            known: (B or 1, 1, *size), 1 or True where the picture is to be kept, for models trained with masks.
+            noise: level of the noise that covers them, from 0 to the most of training; for denoising, the noise that
+                they have already.
+
+        Raises:
+            ValueError: a model without pairs, another shape, or a mask where none is taken.
+        """
+        return Given(self.pair.spatial(pictures, self.data.shape, known), noise)
 
     def sample_tensor(self, **arguments: Any) -> Tensor:
         """Samples (B, C, *size) in model units; arguments as in `sample`."""
@@ -279,31 +298,16 @@ class Pipeline:
 
     def guided(self, request: SampleRequest) -> tuple[BaseDenoiser, Condition | None]:
         """The denoiser with the guidance of a request, and the condition to follow."""
-        conditioner = self.model.conditioner
-        if conditioner is None:
-            if request.labels is not None or request.guidance_scale != 1.0:
-                raise ValueError("this model was trained without classes; sample it without labels and guidance")
-            return self.denoiser, None
-        with torch.no_grad():
-            if request.labels is None:
-                return self.denoiser, conditioner.null(len(request.seeds))
-            least, most = min(request.labels), max(request.labels)
-            if self.classes and not 0 <= least <= most < len(self.classes):
-                raise ValueError(
-                    f"labels run from {least} to {most}; the model has classes 0 to {len(self.classes) - 1}"
-                )
-            cond = conditioner(torch.tensor(request.labels, device=self.device))
-            guidance = ClassifierFree(request.guidance_scale, request.rescale, request.interval)
-            if guidance.off:
-                return self.denoiser, cond
-            return guidance(self.denoiser, conditioner.null()), cond
+        return guided(self, request)
 
     def record(self, request: SampleRequest, **more: Any) -> dict[str, Any]:
         """What a picture carries to be made again: the request, the model's identity and the circumstances."""
         labels = request.labels
+        guiding = {path: model_folder.model_hash(find_model(path)) for path in request.companions}
         return {
             **request.record(),
-            "label_names": None if labels is None else [self.classes[label] for label in labels],
+            **({"companions": guiding} if guiding else {}),
+            "label_names": None if labels is None else [self.named_classes[label] for label in labels],
             "model": self.model_hash,
             "model_path": None if self.path is None else str(self.path),
             "weights": self.weights,
@@ -314,6 +318,12 @@ class Pipeline:
             "kakusan": __version__,
             **more,
         }
+
+
+def _each(values: float | Sequence[float] | None, default: float) -> Each:
+    if values is None:
+        return default
+    return float(values) if isinstance(values, (int, float)) else tuple(float(value) for value in values)
 
 
 def load(path: str | Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> Pipeline:

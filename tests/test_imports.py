@@ -37,6 +37,9 @@ RANKS = (
         "grids",
         "guidance",
         "operators",
+        "pairs",
+        "posteriors",
+        "inversion",
         "likelihood",
         "oracles",
     ),
@@ -59,6 +62,8 @@ RANKS = (
     # A run draws its samples as the user will, by the pipeline, so these of the train room stand beside it.
     (
         "pipeline",
+        "request",
+        "guided",
         "recipes",
         "train.run",
         "train.previews",
@@ -68,6 +73,8 @@ RANKS = (
         "train.probe",
         "train.plan",
     ),
+    # Between a pipeline and the task that composes it.
+    ("sweeping",),
     ("tasks", "interop"),
     ("cli", "serve", "studio", "__main__"),
 )

@@ -14,7 +14,8 @@ from kakusan.config import ModelSettings, ObjectiveSettings
 from kakusan.data.source import ArrayPictures
 from kakusan.data.spec import DataSpec
 from kakusan.model_folder import ModelFacts
-from kakusan.pipeline import Pipeline, SampleRequest
+from kakusan.pipeline import Pipeline
+from kakusan.request import SampleRequest
 from kakusan.samplers import DDIM, DDPM, SAMPLERS
 from kakusan.train.ema import EmaProfile
 from kakusan.train.feed import Feed

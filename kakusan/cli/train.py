@@ -57,10 +57,11 @@ def main(argv: Sequence[str]) -> int:
     from kakusan.train.distributed import watched
 
     with watched():
-        return _train(options, waiting)
+        return run_training(options, waiting)
 
 
-def _train(options: TrainOptions, waiting: bool) -> int:
+def run_training(options: TrainOptions, waiting: bool) -> int:
+    """Train under these options; returns the exit code."""
     from kakusan.train.run import TrainingRun
 
     progress = Progress()
@@ -80,9 +81,9 @@ def _train(options: TrainOptions, waiting: bool) -> int:
     path = run.run()
     progress.close()
     if run.stop is None and run.world.main:
-        print(
-            f"model   {path}\nreport  {run.folder.path / 'report.html'}\nnext    kakusan sample {options.out} --num 16"
-        )
+        paired = options.settings.data.pair is not None
+        following = f"transform {options.out} IMAGE --original" if paired else f"sample {options.out} --num 16"
+        print(f"model   {path}\nreport  {run.folder.path / 'report.html'}\nnext    kakusan {following}")
     return 0
 
 

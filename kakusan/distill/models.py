@@ -13,7 +13,8 @@ from kakusan.config import DataSettings, TrainConfig, merge, with_length
 from kakusan.distill.reflow import PairFacts, PairFolder, coupling_of_start
 from kakusan.grids import GRIDS
 from kakusan.metrics.straightness import StraightnessRecord, straightness
-from kakusan.pipeline import Pipeline, SampleRequest
+from kakusan.pipeline import Pipeline
+from kakusan.request import SampleRequest
 from kakusan.train.continuing import stored_config
 
 HELD_OUT = 0.05

@@ -2,6 +2,7 @@
 
 from kakusan.nn.attention import LinearAttention, SoftmaxAttention
 from kakusan.nn.blocks import ConvNeXtBlocks, ResidualBlocks
+from kakusan.nn.control import Controlled
 from kakusan.nn.dit import DiT, PatchEmbedding
 from kakusan.nn.edm2 import MagnitudePreservingUNet
 from kakusan.nn.fourier import FourierFeatures, level_frequencies
@@ -14,6 +15,7 @@ from kakusan.nn.unet import UNet
 __all__ = [
     "MLP",
     "ContextTokens",
+    "Controlled",
     "ConvNeXtBlocks",
     "CrossTokens",
     "DiT",

@@ -35,7 +35,7 @@ class Patched(nn.Module):
         size = x.shape[2:]
         x = pad(x, self.patch)
         if cond is not None and cond.spatial is not None:
-            cond = replace(cond, spatial=to_patches(cond.spatial, self.patch))
+            cond = replace(cond, spatial=to_patches(pad(cond.spatial, self.patch), self.patch))
         return crop(from_patches(self.backbone(to_patches(x, self.patch), c_noise, cond), self.patch), size)
 
 

@@ -96,6 +96,8 @@ class UNet(nn.Module):
                 current = widths[level]
                 skips.append(current)
             down.append(stage)
+        # What a branch beside the encoder adds to: every skip, and the middle (`kakusan.nn.control`).
+        self.skip_widths = (*skips, current)
         middle = [layer(current, levels - 1, middle_attention), layer(current, levels - 1, False)]
         up = []
         for level in reversed(range(levels)):
@@ -142,7 +144,10 @@ class UNet(nn.Module):
         """
         return cls(channels=channels, width=width, condition_width=condition_width, **levels_for(size, arguments))
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, c_noise: Tensor, cond: Condition | None = None, *, beside: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """`beside`: what is added to each skip, in order, and to the middle; nothing when empty."""
         check_input(self, x, c_noise, cond)
         vector, augment = (None, None) if cond is None else (cond.vector, cond.augment)
         x = with_spatial(x, cond)
@@ -157,6 +162,8 @@ class UNet(nn.Module):
                 skips.append(h)
         for layer in self.middle:
             h = run(layer, h, next(modulation), checkpointing=self.checkpointing)
+        if beside:
+            *skips, h = [mine + added for mine, added in zip([*skips, h], beside, strict=True)]
         for level, stage in enumerate(self.up):
             h = self.upsample(h) if level else h
             for layer in cast(nn.ModuleList, stage):

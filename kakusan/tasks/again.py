@@ -12,7 +12,8 @@ from PIL import Image
 
 from kakusan import runtime
 from kakusan.model_folder import FACTS, model_hash
-from kakusan.pipeline import SampleRequest, load
+from kakusan.pipeline import load
+from kakusan.request import SampleRequest
 from kakusan.run_folder import RunFolder
 from kakusan.tasks.picture_files import check_out, one_file, write
 
@@ -44,6 +45,7 @@ def again(png: Path, out: Path, *, run: Path | None = None, device: str = "auto"
     where = runtime.pick_device(device)
     # More threads than this machine has make the same sums, only slower; without bound they would make none.
     runtime.tune(device=where, threads=min(threads, 1024) if where.type == "cpu" else None)
+    request = request.moved(_companions(record, folder))
     pipeline = load(folder, weights=weights, device=where)
     before = read_pixels(png)
     yield f"from {folder}, weights {pipeline.weights!r}"
@@ -59,6 +61,23 @@ def again(png: Path, out: Path, *, run: Path | None = None, device: str = "auto"
         picture = read_pixels(out) if one_file(out) else None
     if picture is not None:
         yield _compared(before, picture, _differences(record, where.type))
+
+
+def _companions(record: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Where the models that guided are now: where they were, or beside the model of the picture."""
+    known = record.get("companions", {})
+    found = {}
+    for path, wanted in known.items() if isinstance(known, dict) else ():
+        for candidate in (Path(path), folder.parent / Path(path).name):
+            if (candidate / FACTS).is_file() and model_hash(candidate) == wanted:
+                found[path] = str(candidate)
+                break
+        else:
+            raise ValueError(
+                f"this picture was guided by the model {path} (hash {str(wanted)[:12]}), which is not there or was "
+                "changed; it cannot be drawn again without it"
+            )
+    return found
 
 
 def _differences(record: dict[str, Any], device: str) -> str:

@@ -186,8 +186,10 @@ def _estimate(judging: Judging, todo: Sequence[tuple[Opened, Way]]) -> str:
         call = (time.perf_counter() - began) / count
         for way in ways:
             heun = 2 if way.sampler.startswith("heun") else 1
-            doubled = 1 if way.guidance_scale in (None, 0.0, 1.0) else 2
-            seconds += call * judging.num * (way.num_steps or 1) * heun * doubled
+            passes = 1
+            if isinstance(model, Pipeline) and labels is not None:
+                passes = model.request(labels=labels[:1], guidance_scale=way.guidance_scale).evaluations
+            seconds += call * judging.num * (way.num_steps or 1) * heun * passes
     return (
         f"drawing about {duration(seconds)}, judging {duration(judged)}, in all about {duration(seconds + judged)}, "
         "less what is measured already"

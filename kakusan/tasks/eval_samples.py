@@ -43,8 +43,8 @@ def draw_samples(
 ) -> PictureSet:
     """Samples of a model with their origin: model, weights, sampling, seeds, conditions.
 
-    The origin also holds `seconds` and `network_calls` for each picture: passes of the network, of which guidance takes
-    two in each evaluation.
+    The origin also holds `seconds` and `network_calls` for each picture: passes of the network as they were counted,
+    all that guidance asks among them.
 
     Args:
         pipeline: a diffusion model or a rival.
@@ -135,21 +135,9 @@ def _drawing(
     passes: list[int] = []
 
     def many(seeds: list[int], some: list[int] | None) -> Tensor:
-        def count(_: Any, arguments: tuple[Any, ...]) -> None:
-            passes.append(len(arguments[0]))
-
-        hook = _network(pipeline).register_forward_pre_hook(count)
-        try:
+        with pipeline.watched(passes.append):
             return pipeline.sample_tensor(seeds=seeds, labels=some, batch=len(seeds), **options)
-        finally:
-            hook.remove()
 
     record = request.record()
     sampling = {k: record[k] for k in ("sampler", "grid", "num_steps", "guidance_scale", "rescale", "interval")}
     return many, sampling, lambda: float(sum(passes))
-
-
-def _network(pipeline: Pipeline) -> torch.nn.Module:
-    network = getattr(pipeline.denoiser, "backbone", pipeline.denoiser)
-    assert isinstance(network, torch.nn.Module)
-    return network

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from kakusan.pipeline import Pipeline, SampleRequest
+from kakusan.pipeline import Pipeline
+from kakusan.request import SampleRequest
 
 ANIMATIONS = (".gif", ".webp", ".mp4")
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mp4")
@@ -40,7 +41,7 @@ def write(
     place = 0
     for chunk in request.chunks():
         for index, seed in enumerate(chunk.seeds):
-            label = "" if chunk.labels is None else f"-{plain_name(pipeline.classes[chunk.labels[index]])}"
+            label = "" if chunk.labels is None else f"-{plain_name(pipeline.named_classes[chunk.labels[index]])}"
             record = pipeline.record(chunk, kind="single", index=index)
             save_png(pictures[place], out / f"{place:05d}{label}-seed{seed}.png", record)
             place += 1
@@ -71,7 +72,7 @@ def _row_names(pipeline: Pipeline, request: SampleRequest, columns: int) -> list
     rows = [set(request.labels[i : i + columns]) for i in range(0, len(request.labels), columns)]
     if any(len(row) > 1 for row in rows):
         return None
-    return [pipeline.classes[row.pop()] for row in rows]
+    return [pipeline.named_classes[row.pop()] for row in rows]
 
 
 def write_trajectory(pipeline: Pipeline, request: SampleRequest, path: Path) -> str:

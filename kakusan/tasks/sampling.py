@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kakusan import runtime
-from kakusan.pipeline import Pipeline, load
+from kakusan.pipeline import load
 from kakusan.samplers import DDIM
+from kakusan.tasks.own_pictures import counted
 from kakusan.tasks.picture_files import ANIMATIONS, check_out, write, write_trajectory
 
 
@@ -36,11 +37,15 @@ def draw(
     if cuda_graphs:
         pipeline.with_graphs()
     options = with_eta(options, eta)
-    names, columns = wanted(pipeline, labels, all_labels, num)
+    names, columns = wanted(pipeline.classes_under(options.get("guides", ())), labels, all_labels, num)
     request = pipeline.request(labels=names, num=None if names else (16 if num is None else num), **options)
     count = len(request.seeds)
     yield f"{count} pictures with the weights {pipeline.weights!r} of {pipeline.path}"
-    x0 = pipeline.run(request)
+    with counted(pipeline) as cost:
+        x0 = pipeline.run(request)
+    # A recorded graph passes the network by, so nothing was counted.
+    if not cuda_graphs:
+        yield cost.said(count)
     pictures = pipeline.data.to_pil(x0)
     yield from write(pipeline, request, pictures, out, columns)
     if trajectory is not None:
@@ -57,16 +62,16 @@ def with_eta(options: dict[str, Any], eta: float | None) -> dict[str, Any]:
 
 
 def wanted(
-    pipeline: Pipeline, labels: Sequence[str], all_labels: bool, num: int | None
+    classes: Sequence[str], labels: Sequence[str], all_labels: bool, num: int | None
 ) -> tuple[list[str | int] | None, int | None]:
     """(a label for each picture, pictures in a row of the sheet)."""
     if all_labels:
-        if not pipeline.classes:
+        if not classes:
             raise ValueError("this model was trained without classes; leave --all-labels out")
         if labels:
             raise ValueError("--label and --all-labels exclude each other")
         each = 8 if num is None else num
-        return [i for i in range(len(pipeline.classes)) for _ in range(each)], each
+        return [i for i in range(len(classes)) for _ in range(each)], each
     if labels:
         count = max(1, round(16 / len(labels))) * len(labels) if num is None else max(num, len(labels))
         columns = count // len(labels) if len(labels) > 1 and count % len(labels) == 0 else None

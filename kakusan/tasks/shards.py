@@ -21,7 +21,8 @@ from typing import Any
 from kakusan import runtime
 from kakusan.files import sync_folder, unfinished, whole_file, write_text
 from kakusan.model_folder import sha256
-from kakusan.pipeline import Pipeline, SampleRequest, load
+from kakusan.pipeline import Pipeline, load
+from kakusan.request import SampleRequest
 from kakusan.tasks.sampling import wanted, with_eta
 from kakusan.train.place import Place
 
@@ -88,7 +89,7 @@ def draw_shards(
     pipeline = load(run, weights=weights, device=where)
     if cuda_graphs:
         pipeline.with_graphs()
-    names, _ = wanted(pipeline, labels, all_labels, num)
+    names, _ = wanted(pipeline.classes_under(options.get("guides", ())), labels, all_labels, num)
     request = pipeline.request(
         labels=names, num=None if names else (16 if num is None else num), **with_eta(options, eta)
     )

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from kakusan import model_folder
-from kakusan.conditioning import ClassLabels
+from kakusan.conditioning import ClassLabels, Conditioner
 from kakusan.model_folder import Model
 from kakusan.run_folder import find_model
 from kakusan.specs import to_spec
 
-_TABLE = "conditioner.table.weight"
+_TABLE = "table.weight"
 
 
 @dataclass(frozen=True)
@@ -47,34 +47,43 @@ class Adaptation:
 
 
 @torch.no_grad()
-def adapt(model: Model, source: str | Path) -> Adaptation:
+def adapt(model: Model, source: str | Path, *, weights: str | None = None) -> Adaptation:
     """Load what fits of another model into this one, in place.
 
     Tensors of equal shape are kept. Class vectors go by class name, the null class by its role. Another tensor of the
-    same rank takes over the part that both have; what has no counterpart keeps its fresh start.
+    same rank takes over the part that both have; what has no counterpart keeps its fresh start. Inputs that the other
+    had not, as of a picture to start from, begin unheard.
+
+    Args:
+        model: takes over what fits.
+        source: run or model folder.
+        weights: of the source; the default profile when None.
 
     Raises:
         ValueError: nothing fits at all.
     """
-    other, _, _ = model_folder.read(find_model(source))
+    other, _, _ = model_folder.read(find_model(source), weights=weights)
     theirs = other.state_dict()
+    (here, my_labels), (there, their_labels) = _labels(model.conditioner), _labels(other.conditioner)
     mine = model.state_dict()
     kept: list[str] = []
     resized: list[str] = []
     new: list[str] = []
     for name, value in mine.items():
         found = theirs.get(name)
-        if name == _TABLE and isinstance(other.conditioner, ClassLabels) and found is not None:
-            assert isinstance(model.conditioner, ClassLabels)
-            same = model.conditioner.classes == other.conditioner.classes and found.shape == value.shape
+        if name == here and my_labels is not None and their_labels is not None:
+            found = theirs[there]
+            same = my_labels.classes == their_labels.classes and found.shape == value.shape
             (kept if same else resized).append(name)
-            _classes(value, found, model.conditioner.classes, other.conditioner.classes)
+            _classes(value, found, my_labels.classes, their_labels.classes)
         elif found is not None and found.shape == value.shape:
             value.copy_(found)
             kept.append(name)
         elif found is not None and found.dim() == value.dim():
             part = tuple(slice(min(a, b)) for a, b in zip(value.shape, found.shape, strict=True))
             value[part] = found[part]
+            if value.dim() > 1 and value.shape[0] == found.shape[0] and value.shape[1] > found.shape[1]:
+                value[:, found.shape[1] :] = 0.0
             resized.append(name)
         else:
             new.append(name)
@@ -83,9 +92,17 @@ def adapt(model: Model, source: str | Path) -> Adaptation:
             f"no tensor of {source} fits this model; --init-from needs a model of the same kind of network"
         )
     model.load_state_dict(mine)
-    return Adaptation(
-        tuple(kept), tuple(resized), tuple(new), tuple(n for n in theirs if n not in mine), _meaning(model, other)
-    )
+    moved = {there} if my_labels is not None else set()
+    left = [name for name in theirs if name not in mine and name not in moved]
+    return Adaptation(tuple(kept), tuple(resized), tuple(new), tuple(left), _meaning(model, other))
+
+
+def _labels(conditioner: Conditioner | None) -> tuple[str, ClassLabels | None]:
+    """(name of the table of classes, what owns it), by itself or as a part of a conditioner."""
+    if isinstance(conditioner, ClassLabels):
+        return f"conditioner.{_TABLE}", conditioner
+    inner = getattr(conditioner, "labels", None)
+    return f"conditioner.labels.{_TABLE}", inner if isinstance(inner, ClassLabels) else None
 
 
 def _meaning(mine: Model, theirs: Model) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from kakusan.model_folder import CorruptModel
 # the data are (that they are the same is told by their content).
 MAY_CHANGE = {
     "source",
+    "pair_source",
+    "control",
     "cache",
     "steps",
     "minutes",

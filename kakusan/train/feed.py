@@ -15,6 +15,7 @@ from kakusan.data.order import order
 from kakusan.data.source import Pictures, blocks_of, decoder_of
 from kakusan.noise import Stream, uniform
 from kakusan.train.distributed import World
+from kakusan.train.partners import Partners
 from kakusan.train.resident import Resident, fits
 from kakusan.train.workers import DecodingPace
 
@@ -30,6 +31,7 @@ class Batch:
         indices: (B,) int64, the place of each sample in the data set.
         augment: (B, 9), what was done to each sample (`kakusan.data.augment`), or None.
         eps: (B, C, *size), the noise that goes with each sample where a coupling settled that for the whole batch.
+        partner: (B, C, *size), the other pictures of data that come in pairs.
     """
 
     x0: Tensor
@@ -38,14 +40,16 @@ class Batch:
     indices: Tensor
     augment: Tensor | None = None
     eps: Tensor | None = None
+    partner: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x0)
 
     def part(self, rows: slice) -> Batch:
         """Some of the samples."""
-        raw, augment, eps = (None if part is None else part[rows] for part in (self.raw, self.augment, self.eps))
-        return Batch(self.x0[rows], raw, self.numbers[rows], self.indices[rows], augment, eps)
+        optional = (self.raw, self.augment, self.eps, self.partner)
+        raw, augment, eps, partner = (None if part is None else part[rows] for part in optional)
+        return Batch(self.x0[rows], raw, self.numbers[rows], self.indices[rows], augment, eps, partner)
 
 
 class Feed:
@@ -62,6 +66,7 @@ class Feed:
         world: which part of each batch this process takes; all when not given.
         resident: keep the whole set on the device; when not given, on an accelerator where it comfortably fits. The
             batches are the same.
+        partners: the other pictures of data that come in pairs; they are read ahead and not kept on the device.
     """
 
     def __init__(
@@ -73,14 +78,15 @@ class Feed:
         device: torch.device | str = "cpu",
         world: World | None = None,
         resident: bool | None = None,
+        partners: Partners | None = None,
     ) -> None:
         if len(pictures) == 0:
             raise ValueError("the data set is empty: there is nothing to train on")
         self.pictures, self.seed, self.size, self.device = pictures, seed, batch, torch.device(device)
         self.world = World() if world is None else world
-        self.waited = 0.0
+        self.waited, self.partners = 0.0, partners
         self._blocks, self._decoder = blocks_of(pictures), decoder_of(pictures)
-        self.resident = fits(pictures, self.device) if resident is None else resident
+        self.resident = partners is None and (fits(pictures, self.device) if resident is None else resident)
         self._resident: Resident | None = None
 
     def batch(self, start: int, count: int | None = None) -> Batch:
@@ -93,37 +99,49 @@ class Feed:
         start += first
         return start, torch.from_numpy(order(self.seed, start, count, len(self.pictures), self._blocks))
 
-    def _read(self, start: int, count: int) -> tuple[int, Tensor, Tensor, float]:
-        """(start, indices, stored pictures, seconds): decoding, which may wait for the disk."""
+    def _read(self, start: int, count: int) -> tuple[int, Tensor, Tensor, Tensor | None, float]:
+        """(start, indices, stored pictures, their partners, seconds): decoding, which may wait for the disk."""
         began = time.perf_counter()
         start, indices = self._chosen(start, count)
-        return start, indices, self.pictures.read(indices.numpy()), time.perf_counter() - began
+        stored = self.pictures.read(indices.numpy())
+        partner = None if self.partners is None else self.partners.read(indices.numpy())
+        return start, indices, stored, partner, time.perf_counter() - began
 
-    def _made(self, start: int, indices: Tensor, stored: Tensor, _: float = 0.0) -> Batch:
+    def _made(
+        self, start: int, indices: Tensor, stored: Tensor, partner: Tensor | None = None, _: float = 0.0
+    ) -> Batch:
         self.pictures.spec.check(stored)
         labels = self.pictures.labels
         raw = None if labels is None else labels[indices].to(self.device)
         if stored.dtype == torch.uint8:
             # These bytes travel, not the four times as many of the numbers they become.
             stored = stored.to(self.device, non_blocking=True)
-        return self._finished(start, indices, stored, raw)
+        return self._finished(start, indices, stored, raw, partner)
 
     def _cut_out(self, resident: Resident, start: int, count: int) -> Batch:
         start, indices = self._chosen(start, count)
         return self._finished(start, indices, *resident.take(indices))
 
-    def _finished(self, start: int, indices: Tensor, stored: Tensor, raw: Tensor | None) -> Batch:
+    def _finished(
+        self, start: int, indices: Tensor, stored: Tensor, raw: Tensor | None, partner: Tensor | None = None
+    ) -> Batch:
         spec = self.pictures.spec
         numbers = torch.arange(start, start + len(indices))
         x0 = spec.to_model(stored).to(self.device, non_blocking=True)
+        own = x0.shape[1]
+        if partner is not None:
+            # One picture from here on: what happens to the one happens to the other.
+            x0 = torch.cat([x0, partner.to(self.device, non_blocking=True)], dim=1)
         if spec.flip:
             mirrored = uniform(torch.full_like(numbers, self.seed), Stream.AUGMENT, numbers) < 0.5
             x0 = torch.where(mirrored.view(-1, *[1] * (x0.dim() - 1)).to(x0.device), x0.flip(-1), x0)
-        if not spec.augment:
-            return Batch(x0, raw, numbers, indices)
-        x0, done = Augmentation(spec.augment)(x0, self.seed, numbers)
+        done: Tensor | None = None
+        if spec.augment:
+            x0, done = Augmentation(spec.augment)(x0, self.seed, numbers)
+        if partner is not None:
+            x0, partner = x0[:, :own].contiguous(), x0[:, own:].contiguous()
         # A changed picture is one that could be stored, as every other is: likelihoods count on that.
-        return Batch(spec.snap(x0), raw, numbers, indices, done)
+        return Batch(spec.snap(x0) if spec.augment else x0, raw, numbers, indices, done, partner=partner)
 
     def read_ahead(self, start: int, ahead: int = 2) -> Generator[Batch]:
         """Endless batches from sample number `start`, the next ones read while one is used.

@@ -12,8 +12,9 @@ from torch import Tensor
 from kakusan.couplings import TrainingNoise
 from kakusan.data.source import Pictures
 from kakusan.model_folder import Model
-from kakusan.noise import Stream
+from kakusan.noise import Draws, Stream
 from kakusan.objectives import Objective, trivial_floor
+from kakusan.train.partners import Partners
 
 LEVELS = 8
 MEASURED_AT_ONCE = 64
@@ -52,18 +53,31 @@ class FixedPairs:
         count: int = 256,
         batch: int = MEASURED_AT_ONCE,
         device: torch.device | str = "cpu",
+        partners: Partners | None = None,
     ) -> None:
         if len(pictures) == 0:
             raise ValueError("there are no pictures to measure on")
         self.pictures, self.objective, self.seed = pictures, objective, seed
-        self.batch, self.device = batch, torch.device(device)
+        self.batch, self.device, self.partners = batch, torch.device(device), partners
         self.count = max(LEVELS, count // LEVELS * LEVELS)
         self._stored: dict[int, Tensor] = {}
 
     def cut(self, batch: int, count: int | None = None) -> FixedPairs:
         """The same pairs computed `batch` at once; only `count` of them to see how long that takes."""
         count = self.count if count is None else count
-        return FixedPairs(self.pictures, self.objective, seed=self.seed, count=count, batch=batch, device=self.device)
+        return FixedPairs(
+            self.pictures,
+            self.objective,
+            seed=self.seed,
+            count=count,
+            batch=batch,
+            device=self.device,
+            partners=self.partners,
+        )
+
+    def measure_cut(self, model: Model, weights: Mapping[str, Tensor], batch: int) -> LevelReport:
+        """As `measure`, `batch` at once."""
+        return self.cut(batch).measure(model, weights)
 
     @torch.no_grad()
     def measure(self, model: Model, weights: Mapping[str, Tensor] | None = None) -> LevelReport:
@@ -87,7 +101,10 @@ class FixedPairs:
             raw = None if labels is None else labels[chosen[rows]].to(self.device)
             noise = TrainingNoise(self.seed, numbers[rows], Stream.HELD_OUT, chosen[rows], raw)
             eps = self.objective.coupling.eps(x0, noise)
-            terms = _terms(model, self.objective, x0, raw, t[rows], eps, weights)
+            draws = Draws(noise.seeds(), numbers[rows], Stream.PAIR_HELD_OUT)
+            partner = None if self.partners is None else self.partners.read(chosen[rows].numpy()).to(self.device)
+            given = model.raw(x0, raw, draws, partner)
+            terms = _terms(model, self.objective, x0, given, t[rows], eps, weights)
             losses.append(terms[0].cpu())
             errors.append(terms[1].cpu())
         model.train(training)
@@ -115,7 +132,7 @@ def _terms(
     model: Model,
     objective: Objective,
     x0: Tensor,
-    raw: Tensor | None,
+    raw: Any,
     t: Tensor,
     eps: Tensor,
     weights: Mapping[str, Tensor] | None,

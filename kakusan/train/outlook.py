@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from kakusan.train.estimate import Estimate
 from kakusan.train.held_out import MEASURED_AT_ONCE
 from kakusan.train.pace import Pace, pace_of_measuring, planned_steps
+from kakusan.train.pairing import Shown, shown_of
 from kakusan.train.previews import SHOWN, pace_of_a_point, pace_of_a_preview
 from kakusan.train.watching import AT_ONCE, JUDGING, TOO_SHORT, how_often, opening, plan_of
 
@@ -27,7 +29,7 @@ def beside_of(run: TrainingRun) -> Beside:
         pairs, whole = run.fixed_pairs(run.training), run.measuring.size(MEASURED_AT_ONCE)
         measuring = run.fitting(run.measuring, whole, lambda n: pace_of_measuring(run.model, pairs.cut(n), sets))
     if run.config.run.previews:
-        preview = run.fitting(run.drawing, SHOWN, lambda n: pace_of_a_preview(run.model, run.facts(), n, run.device))
+        preview = run.fitting(run.drawing, SHOWN, partial(_preview, run, shown_of(run, SHOWN)))
     if run.watching.off is None and run.config.run.watch != 0:
         plan = plan_of(run.config.run)
         drawing = run.fitting(
@@ -35,6 +37,10 @@ def beside_of(run: TrainingRun) -> Beside:
         )
         watching = Pace(drawing.seconds + JUDGING * len(plan.spaces), drawing.memory_bytes)
     return measuring, preview, watching
+
+
+def _preview(run: TrainingRun, shown: Shown | None, at_once: int) -> Pace:
+    return pace_of_a_preview(run.model, run.facts(), at_once, run.device, shown)
 
 
 def watches_of(run: TrainingRun) -> int:

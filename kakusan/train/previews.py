@@ -16,12 +16,15 @@ from kakusan import runtime
 from kakusan.metrics.sets import PictureSet
 from kakusan.metrics.watching import WatchPlan, points_of
 from kakusan.model_folder import RAW, Model, ModelFacts
-from kakusan.pipeline import Pipeline, SampleRequest
+from kakusan.pairs import PairConditioner
+from kakusan.pipeline import Pipeline
+from kakusan.request import SampleRequest
 from kakusan.run_folder import RunFolder
 from kakusan.train.held_out import view
 from kakusan.train.levers import uncompiled
 from kakusan.train.metrics_log import read_records
 from kakusan.train.pace import Pace, synchronize
+from kakusan.train.pairing import Shown
 
 SHOWN = 8
 SAMPLED_STEPS = 20
@@ -36,23 +39,30 @@ def preview(
     model: Model,
     facts: ModelFacts,
     averages: Mapping[str, Tensor],
-    *,
+    shown: Shown | None,
     seed: int,
-    batch: int = SHOWN,
+    batch: int,
 ) -> Path:
-    """Draw the same seeds with the raw weights and with the average, `batch` at once; returns the picture's path."""
+    """Draw the same seeds with the raw weights and with the average, `batch` at once; returns the picture's path.
+
+    Where samples start from pictures, those stand above and the originals below.
+    """
     from kakusan.report.grids import grid
     from kakusan.report.png import save_png
 
-    drawn, request, pipeline = draw(model, facts, seed=seed, batch=batch)
+    drawn, request, pipeline = draw(model, facts, seed=seed, batch=batch, shown=shown)
     raw = facts.data.to_pil(drawn)
     with view(model, averages):
-        averaged = facts.data.to_pil(draw(model, facts, seed=seed, batch=batch)[0])
+        averaged = facts.data.to_pil(draw(model, facts, seed=seed, batch=batch, shown=shown)[0])
     labels = request.labels
+    rows = {"average": averaged, "raw": raw}
+    if shown is not None and isinstance(model.conditioner, PairConditioner):
+        given = model.conditioner.pair.shown(shown.given.spatial, facts.data.shape)
+        rows = {"given": facts.data.to_pil(given), **rows, "original": facts.data.to_pil(shown.x0)}
     sheet = grid(
-        [*averaged, *raw],
-        columns=SHOWN,
-        row_labels=["average", "raw"],
+        [picture for row in rows.values() for picture in row],
+        columns=len(drawn),
+        row_labels=list(rows),
         column_labels=None if labels is None else [pipeline.classes[label] for label in labels],
     )
     path = run.samples / f"step-{step:08d}.png"
@@ -61,26 +71,47 @@ def preview(
 
 
 def draw(
-    model: Model, facts: ModelFacts, *, seed: int, batch: int = SHOWN, num_steps: int = SAMPLED_STEPS
+    model: Model,
+    facts: ModelFacts,
+    *,
+    seed: int,
+    batch: int = SHOWN,
+    num_steps: int = SAMPLED_STEPS,
+    shown: Shown | None = None,
 ) -> tuple[Tensor, SampleRequest, Pipeline]:
-    """Eight samples (8, C, *size), of different classes where there are some, with the weights as they are."""
+    """Eight samples (8, C, *size), of different classes where there are some, with the weights as they are.
+
+    Where `shown` says what to start from, as many as it has.
+    """
     training = model.training
     try:
         pipeline = Pipeline(model, facts, weights=RAW)
         classes = pipeline.classes
+        num = SHOWN
         labels = [i * max(1, len(classes) // SHOWN) % len(classes) for i in range(SHOWN)] if classes else None
-        request = pipeline.request(labels=labels, num=SHOWN, seed=seed, batch=min(batch, SHOWN), num_steps=num_steps)
+        if shown is not None:
+            num, labels = len(shown.x0), shown.labels
+        request = pipeline.request(
+            labels=labels,
+            num=num,
+            seed=seed,
+            batch=min(batch, num),
+            num_steps=num_steps,
+            given=None if shown is None else shown.given,
+        )
         return _finite(pipeline.run(request)), request, pipeline
     finally:
         model.train(training)
 
 
-def pace_of_a_preview(model: Model, facts: ModelFacts, batch: int, device: torch.device) -> Pace:
+def pace_of_a_preview(
+    model: Model, facts: ModelFacts, batch: int, device: torch.device, shown: Shown | None = None
+) -> Pace:
     """One preview, with the raw and with the averaged weights, from the time of its first steps."""
     few = 2
     began = time.perf_counter()
     with uncompiled(model):
-        draw(model, facts, seed=0, batch=batch, num_steps=few)
+        draw(model, facts, seed=0, batch=batch, num_steps=few, shown=shown)
     synchronize(device)
     seconds = (time.perf_counter() - began) * 2 * SAMPLED_STEPS / few
     return Pace(seconds, runtime.peak_memory(device))

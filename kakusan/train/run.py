@@ -27,12 +27,13 @@ from kakusan.train.distributed import hush, join
 from kakusan.train.ema import EmaProfile
 from kakusan.train.estimate import Estimate
 from kakusan.train.feed import Feed
-from kakusan.train.held_out import MEASURED_AT_ONCE, FixedPairs, LevelReport
+from kakusan.train.held_out import MEASURED_AT_ONCE, FixedPairs
 from kakusan.train.levers import choose_levers, pull, uncompiled
 from kakusan.train.memory import Portions
 from kakusan.train.metrics_log import MetricsLog, NoLog
 from kakusan.train.outlook import Beside, beside_of, estimate_of, watches_of
 from kakusan.train.pace import Pace, choose_threads, pace_of_a_step, planned_steps, steps_again
+from kakusan.train.pairing import Pairing, shown_of
 from kakusan.train.parallel import parallel
 from kakusan.train.posthoc import Snapshots, storage
 from kakusan.train.previews import SHOWN, draw_watched, end_report, preview
@@ -87,10 +88,9 @@ class TrainingRun:
         self.precision = runtime.pick_precision(config.run.precision, self.device)
         self.training, self.held_out = self.world.first(lambda: open_parts(config.data, seed=config.run.seed, say=say))
         self.spec = self.training.spec
+        self.pairing = Pairing.open(config.data, self.training, self.held_out)
         with seeded(config.run.seed):
-            self.model = choices.build_model(config.model, self.spec, coupling=config.objective.coupling).to(
-                self.device
-            )
+            self.model = self.pairing.build(config, self.spec).to(self.device)
         self.levers = choose_levers(config.engine, self.device)
         pull(self.model.denoiser.backbone, self.levers)
         self.objective = coupled(choices.build_objective(config.objective, self.spec), self.training)
@@ -129,7 +129,10 @@ class TrainingRun:
 
     def _feed(self) -> Feed:
         run = self.config.run
-        return Feed(self.training, seed=run.seed, batch=run.batch, device=self.device, world=self.world)
+        partners = self.pairing.training
+        return Feed(
+            self.training, seed=run.seed, batch=run.batch, device=self.device, world=self.world, partners=partners
+        )
 
     def _pace(self) -> Pace:
         """What one step takes. A run keeps its number of threads, because sums depend on it in their last bits."""
@@ -201,7 +204,7 @@ class TrainingRun:
         check_checkpoint(read_facts(checkpoint), self.config, checkpoint)
         weights, optimizer, averages, state = self.parallel.read(checkpoint, self.trainer)
         try:
-            if state["data"] != self.training.fingerprint:
+            if state["data"] != self.pairing.fingerprint(self.training):
                 raise ValueError(
                     f"the data are not those that the run in {self.folder.path} was started with; bring them back, or "
                     "choose another --out (with --init-from to start from this model)"
@@ -304,7 +307,9 @@ class TrainingRun:
             self.say(f"step {self.trainer.step} was saved; the same command goes on from there")
 
     def fixed_pairs(self, pictures: Pictures) -> FixedPairs:
-        return FixedPairs(pictures, coupled(self.objective, pictures), seed=self.config.run.seed, device=self.device)
+        partners = self.pairing.training if pictures is self.training else self.pairing.held_out
+        objective, seed = coupled(self.objective, pictures), self.config.run.seed
+        return FixedPairs(pictures, objective, seed=seed, device=self.device, partners=partners)
 
     def _due(self, times: int) -> bool:
         """Whether one of `times` evenly spread events falls on this step."""
@@ -365,7 +370,7 @@ class TrainingRun:
     def _measure_alone(self, model: Model, average: Mapping[str, torch.Tensor]) -> None:
         for kind, pairs in self.pairs.items():
             count = self.measuring.size(MEASURED_AT_ONCE)
-            report = self.fitting(self.measuring, count, partial(_measured, pairs, model, average))
+            report = self.fitting(self.measuring, count, partial(pairs.measure_cut, model, average))
             self.log.write(kind, self.trainer.step, **report.record())
             better = self.best is None or report.loss < self.best[0]
             if kind == "held-out" and better and math.isfinite(report.loss):
@@ -380,17 +385,14 @@ class TrainingRun:
     def _preview(self) -> None:
         step, facts, seed = self.trainer.step, self.facts(), self.config.run.seed
         model, average = self.parallel.shown(self.trainer)
-
-        def draw(at_once: int) -> Path:
-            return preview(self.folder, step, model, facts, average, seed=seed, batch=at_once)
-
+        draw = partial(preview, self.folder, step, model, facts, average, shown_of(self, SHOWN), seed)
         self.world.alone(lambda: self.fitting(self.drawing, SHOWN, draw))
 
     def save(self) -> Path:
         """Write a checkpoint and thin out the old ones."""
         state = {
             "trainer": self.trainer.state()[1],
-            "data": self.training.fingerprint,
+            "data": self.pairing.fingerprint(self.training),
             "best": self.best,
             "elapsed": self.elapsed(),
             "micro_batch": self.trainer.portions.most,
@@ -413,7 +415,3 @@ class TrainingRun:
             self._preview()
         self.watching.conclude()
         self.world.alone(lambda: end_report(self.folder, self.facts(), drawn=bool(self.config.run.previews)))
-
-
-def _measured(pairs: FixedPairs, model: Model, weights: Mapping[str, torch.Tensor], at_once: int) -> LevelReport:
-    return pairs.cut(at_once).measure(model, weights)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kakusan.conditioning import Condition
 from kakusan.couplings import TrainingNoise
 from kakusan.model_folder import Model
-from kakusan.noise import Stream, uniform
+from kakusan.noise import Draws, Stream, uniform
 from kakusan.objectives import LossTerms, Objective
 from kakusan.train.distributed import World
 from kakusan.train.ema import Ema, EmaProfile
@@ -80,9 +80,9 @@ class DiffusionLoss:
         self.model, self.objective, self.seed = model, objective, seed
 
     def __call__(self, batch: Batch) -> LossTerms:
-        model, raw = self.model, batch.raw
+        model, seeds = self.model, torch.full_like(batch.numbers, self.seed)
+        raw = model.raw(batch.x0, batch.raw, Draws(seeds, batch.numbers), batch.partner)
         if model.conditioner is not None and raw is not None:
-            seeds = torch.full_like(batch.numbers, self.seed)
             raw = model.conditioner.drop(raw, uniform(seeds, Stream.DROP_CONDITION, batch.numbers))
         noise = TrainingNoise(self.seed, batch.numbers, indices=batch.indices, labels=batch.raw)
         t = self.objective.time_sampler.draw(model.denoiser.schedule, self.seed, batch.numbers)

@@ -97,6 +97,8 @@ class Watching:
             check_names(plan_of(run.config.run))
         few = enough(len(run.training), len(run.held_out))
         self.off = None if few is None else f"there are too few pictures: {few}"
+        if run.config.data.pair is not None:
+            self.off = "a run on pairs draws from given pictures; its previews show them beside the originals"
         self._said = False
         self._watcher: Watcher | None = None
         self._owed = False

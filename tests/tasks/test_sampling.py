@@ -80,7 +80,7 @@ def test_single_files_are_drawn_again_each_from_itself(trained: Path, tmp_path: 
 def test_the_tensors_come_back_bit_for_bit(trained: Path) -> None:
     pipeline = load(trained)
     request = pipeline.request(labels=["red", "blue", "red"], seed=2, guidance_scale=1.5, num_steps=4, batch=2)
-    from kakusan.pipeline import SampleRequest
+    from kakusan.request import SampleRequest
 
     record = json.loads(json.dumps(pipeline.record(request)))
     assert torch.equal(load(trained).run(SampleRequest.from_record(record)), pipeline.run(request))

@@ -1,0 +1,109 @@
+"""What a run on pairs adds to its data: the pair, second pictures, and the few that its previews start from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kakusan import choices
+from kakusan.choices import build_pair
+from kakusan.config import DataSettings, TrainConfig
+from kakusan.data.source import Pictures
+from kakusan.data.spec import DataSpec
+from kakusan.model_folder import Model
+from kakusan.noise import Draws, Stream
+from kakusan.pairs import Given, Pair, PairConditioner
+from kakusan.train.control import control_model
+from kakusan.train.partners import Partners, open_partners
+
+if TYPE_CHECKING:
+    from kakusan.train.run import TrainingRun
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The pair of a run and its second pictures; all of it None for a run without.
+
+    Args:
+        pair: how the picture to start from is made.
+        training: partners of the pictures trained on, where they come with the data.
+        held_out: partners of those held out.
+        noise: most noise on it; the pair's own when None.
+    """
+
+    pair: Pair | None = None
+    training: Partners | None = None
+    held_out: Partners | None = None
+    noise: float | None = None
+
+    @classmethod
+    def open(cls, data: DataSettings, training: Pictures, held_out: Pictures) -> Pairing:
+        """What the settings ask for.
+
+        Raises:
+            ValueError: pictures without a partner, or settings that do not go together.
+        """
+        if data.pair_source is None:
+            return cls(build_pair(data), noise=data.pair_noise)
+        first = open_partners(training, data.pair_source)
+        second = open_partners(held_out, data.pair_source) if len(held_out) else None
+        return cls(build_pair(data, first.channels), first, second, data.pair_noise)
+
+    def fingerprint(self, pictures: Pictures) -> str:
+        """Of the data as a whole."""
+        if self.training is None:
+            return pictures.fingerprint
+        return hashlib.sha256((pictures.fingerprint + self.training.fingerprint).encode()).hexdigest()
+
+    def build(self, config: TrainConfig, spec: DataSpec) -> Model:
+        """The fresh model of a run: of its own settings, or a branch beside a trained one."""
+        if config.model.control is None:
+            paired, coupling = (self.pair, self.noise), config.objective.coupling
+            return choices.build_model(config.model, spec, coupling=coupling, paired=paired)
+        if self.pair is None or self.noise:
+            raise ValueError("a control branch follows a picture without noise: set pair, and leave pair_noise out")
+        return control_model(config.model.control, self.pair, spec, dropout=config.model.condition_dropout)
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """The pictures of a preview.
+
+    Args:
+        x0: (B, C, *size), the originals.
+        given: what the samples start from.
+        labels: class indices, or None.
+    """
+
+    x0: Tensor
+    given: Given
+    labels: list[int] | None
+
+
+def shown_of(run: TrainingRun, count: int) -> Shown | None:
+    """At most `count` held-out pictures, or training pictures where none are held out; None for a run without pairs."""
+    conditioner = run.model.conditioner
+    if not isinstance(conditioner, PairConditioner):
+        return None
+    held = len(run.held_out) > 0
+    pictures, partners = (run.held_out, run.pairing.held_out) if held else (run.training, run.pairing.training)
+    count = min(count, len(pictures))
+    rows = torch.arange(count) * len(pictures) // count
+    x0 = pictures.spec.to_model(pictures.read(rows.numpy()))
+    seed = run.config.run.seed
+    draws = Draws(torch.full_like(rows, seed), rows, Stream.PAIR_HELD_OUT)
+    shape = tuple(x0.shape[1:])
+    if partners is not None:
+        spatial = conditioner.pair.spatial(partners.read(rows.numpy()), shape)
+    else:
+        spatial = conditioner.pair(x0, draws)
+    level = 0.0
+    if conditioner.pair.noisy_itself:
+        level = 0.5 * conditioner.noise
+        spatial = conditioner.noised(spatial, torch.full((count,), level), draws)
+    labels = None if pictures.labels is None or not conditioner.classes else pictures.labels[rows].tolist()
+    return Shown(x0, Given(spatial, level), labels)
