@@ -267,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             table(header, rows),
             f"Bars of the Monte Carlo method: at most {BAR_DISTANCE} and within {BAR_COVERAGE:.0%} of 90%: "
             f"{'met' if met else '**missed**'}.",
-            f"{minutes:.0f} minutes. {machine()}",
+            f"{minutes:.0f} minutes. {machine(torch.get_num_threads())}",
         ]
     )
     finish(text, RESULTS / "posteriors.md" if options.write else None)
