@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
-
-
-class SelfAttentive(Protocol):
-    """A module that can let every position see itself only."""
-
-    identity: bool
 
 
 def without_attention(network: M, layers: Sequence[int] | None = None) -> M:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kakusan.conditioning import Condition
 from kakusan.denoiser import BaseDenoiser
+from kakusan.grids import karras
 from kakusan.levels import Level
 from kakusan.operators import Identity, Measurement
 from kakusan.posteriors.base import Posterior
@@ -18,10 +19,6 @@ from kakusan.samplers import DDPM, Sampler, Step
 from kakusan.samplers.base import sample_iter
 from kakusan.schedules import NoiseSchedule
 from kakusan.specs import register
-
-# Karras et al. 2022 space the noise of their steps by this power and end them here.
-_RHO = 7.0
-_LEAST_NOISE = 0.002
 
 
 @register
@@ -74,13 +71,11 @@ class Reverse(Posterior):
 
 
 def falling(schedule: NoiseSchedule, noise: float, num_steps: int) -> Tensor:
-    """Times from sigma / alpha = `noise` to data.
+    """Times from sigma / alpha = `noise` to data, spaced as `grids.karras` spaces them.
 
     Raises:
         ValueError: noise beyond what the schedule has.
     """
     if -2.0 * math.log(noise) < float(schedule.log_snr(torch.tensor(schedule.t_max, dtype=torch.float64))):
         raise ValueError(f"noise of {noise:.3g} is more than this model was ever shown; it cannot begin there")
-    ends = [value ** (1.0 / _RHO) for value in (noise, min(_LEAST_NOISE, 0.5 * noise))]
-    levels = torch.linspace(ends[0], ends[1], num_steps, dtype=torch.float64) ** _RHO
-    return torch.cat([schedule.time(-2.0 * levels.log()).detach(), torch.zeros(1, dtype=torch.float64)])
+    return karras(schedule, num_steps, start=float(schedule.time(torch.tensor(-2.0 * math.log(noise)).double())))
