@@ -73,13 +73,22 @@ class DDNM(Posterior):
         return _NullSpaceSampler(measurement, self.eta)
 
 
+# Directions whose noise is louder than this many standard deviations of the data tell nothing. Taken for measured, they
+# would bring the same noise in at every step (1.5 dB less in deblurring); 1 to 4 are equally good.
+_LOUDEST = 2.0
+
+
 @dataclass(frozen=True)
 class _RestorationSampler(Sampler):
     measurement: Measurement
     eta: float
     eta_loud: float
     eta_measured: float
-    stochastic = True
+    temperature: float
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return self.temperature > 0.0
 
     def step(
         self,
@@ -98,8 +107,8 @@ class _RestorationSampler(Sampler):
         u_t, u_s = (_tensor(level.sigma, x_t) / _tensor(level.alpha, x_t) for level in (level_t, level_s))
         z0, z_t = operator.rotate(prediction.x0), operator.rotate(scaled(x_t, 1.0 / level_t.alpha))
         known = measurement.placed(x_t) * operator.inverse(x_t)
-        seen = operator.seen(x_t) > 0.0
         own = measurement.noise_std * operator.inverse(x_t)  # noise of the measurement, direction by direction
+        seen = (operator.seen(x_t) > 0.0) & (own < _LOUDEST * denoiser.sigma_data)
         loud = seen & (u_s < own)
         clear = seen & (u_s >= own)
         mean = z0 + (1.0 - self.eta**2) ** 0.5 * u_s * (z_t - z0) / u_t
@@ -108,8 +117,9 @@ class _RestorationSampler(Sampler):
         mean = torch.where(clear, z0 + self.eta_measured * (known - z0), mean)
         fresh = torch.where(loud, self.eta_loud * u_s, self.eta * u_s)
         variance = torch.where(clear, u_s**2 - (self.eta_measured * own) ** 2, fresh**2).clamp_min(0.0)
-        z_s = mean + variance.sqrt() * operator.rotate(noise())
-        return scaled(operator.unrotate(z_s), level_s.alpha), following
+        if self.temperature > 0.0:
+            mean = mean + self.temperature * variance.sqrt() * operator.rotate(noise())
+        return scaled(operator.unrotate(mean), level_s.alpha), following
 
 
 @register
@@ -122,19 +132,23 @@ class DDRM(Posterior):
         eta_loud: fresh noise where the measurement is louder than the level (the paper's eta again). At 1 the
             measurement would be forgotten there.
         eta_measured: weight of the measurement where it is clearer than the level (eta_b of the paper).
+        temperature: factor on fresh noise. Below 1 a picture is less of a sample and nearer to the mean of all that may
+            have been measured: more PSNR, less spread.
     """
 
     eta: float = 1.0
     eta_loud: float = 0.85
     eta_measured: float = 1.0
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         _check_share("eta", self.eta)
         _check_share("eta_loud", self.eta_loud)
         _check_share("eta_measured", self.eta_measured)
+        _check_share("temperature", self.temperature)
 
     def sampler(self, measurement: Measurement) -> Sampler:
-        return _RestorationSampler(measurement, self.eta, self.eta_loud, self.eta_measured)
+        return _RestorationSampler(measurement, self.eta, self.eta_loud, self.eta_measured, self.temperature)
 
     def start(self, denoiser: BaseDenoiser, measurement: Measurement, level: Level, noise: Tensor) -> Tensor:
         operator = measurement.operator
