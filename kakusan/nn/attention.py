@@ -58,6 +58,10 @@ class TokenProducts(Protocol):
         """q (B, L, heads, d), k and v (B, M, heads, d), mask (B, M) or None -> (B, L, heads, d)."""
         ...
 
+    def weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, heads, L, M) float32: what `mix` multiplies each value by. For looking at; it is slow."""
+        ...
+
 
 @register
 @dataclass(frozen=True)
@@ -123,6 +127,11 @@ class SoftmaxProducts:
             return (logits.softmax(dim=-1).to(v.dtype) @ v).transpose(1, 2)
         return F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), mask, scale=1.0).transpose(1, 2)
 
+    def weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        logits = (q.transpose(1, 2) @ k.permute(0, 2, 3, 1).to(q.dtype)).float()
+        logits = logits if mask is None else logits.masked_fill(~mask[:, None, None], float("-inf"))
+        return logits.softmax(dim=-1)
+
 
 @dataclass(frozen=True)
 class LinearProducts:
@@ -142,6 +151,10 @@ class LinearProducts:
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (y.transpose(1, 2) for y in (q.to(v.dtype), k.to(v.dtype), v))
         return (q @ (k.transpose(-1, -2) @ v)).transpose(1, 2)
+
+    def weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        # Over the tokens of a condition a distribution too: of a key's features, each sums to 1 over the tokens.
+        return q.float().transpose(1, 2) @ k.float().permute(0, 2, 3, 1)
 
 
 def heads_for(channels: int, heads: int | None, head_width: int) -> int:

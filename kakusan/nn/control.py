@@ -19,7 +19,8 @@ from kakusan.nn.fourier import FourierFeatures
 from kakusan.nn.norms import full_precision
 from kakusan.nn.patch import Patched
 from kakusan.nn.shapes import check_input, pad
-from kakusan.nn.unet import UNet
+from kakusan.nn.tokens import MapCrossAttention
+from kakusan.nn.unet import Told, UNet
 from kakusan.specs import register
 
 
@@ -46,7 +47,7 @@ class Controlled(nn.Module):
             raise ValueError(f"a control branch sees at least one channel, got {spatial_channels}")
         self.channels, self.out_channels, self.rank = base.channels, base.out_channels, base.rank
         self.condition_width, self.augment_width = base.condition_width, base.augment_width
-        self.spatial_channels = spatial_channels
+        self.spatial_channels, self.token_widths = spatial_channels, base.token_widths
         self.base = base.requires_grad_(False).eval()
         self.branch = ControlBranch(base, spatial_channels)
 
@@ -91,6 +92,8 @@ class ControlBranch(nn.Module):
         with torch.no_grad():
             self.modulation.weight.copy_(base.modulation.weight[:rows])
             self.modulation.bias.copy_(base.modulation.bias[:rows])
+        readers = sum(isinstance(part, MapCrossAttention) for part in (*self.down.modules(), *self.middle.modules()))
+        self.context = None if base.context is None else base.context.first(readers)
         width = base.skip_widths[0]
         self.look = conv(base.rank, spatial_channels, width)
         # ControlNet starts this at zero too, and then hears the picture only after its ways out have moved; those at
@@ -104,14 +107,15 @@ class ControlBranch(nn.Module):
         with full_precision(c_noise):
             rows: Tensor = self.modulation(self.embedding(c_noise, cond.vector, cond.augment))
         modulation = iter(rows.split(self._widths, dim=1))
+        told = Told(self.context, cond, len(x))
         found = []
         for level, stage in enumerate(cast(nn.ModuleList, self.down)):
             h = self.downsample(h) if level else h
             for layer in cast(nn.ModuleList, stage):
-                h = run(layer, h, next(modulation), checkpointing=self.checkpointing)
+                h = run(layer, h, next(modulation), *told.of(layer), checkpointing=self.checkpointing)
                 found.append(h)
         for layer in cast(nn.ModuleList, self.middle):
-            h = run(layer, h, next(modulation), checkpointing=self.checkpointing)
+            h = run(layer, h, next(modulation), *told.of(layer), checkpointing=self.checkpointing)
         return [leave(part) for leave, part in zip(self.leave, [*found, h], strict=True)]
 
 

@@ -6,7 +6,7 @@ Which arithmetic is done is chosen by the same objects as for feature maps (`kak
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kakusan.conditioning import TokenSet
-from kakusan.nn.attention import Attention, TokenProducts
+from kakusan.nn.attention import CPU_PLAIN_LIMIT, Attention, TokenProducts
+from kakusan.nn.norms import GroupNorm
 from kakusan.nn.rotary import rotate
 from kakusan.specs import register
 
@@ -98,8 +99,14 @@ class TokenSets(nn.Module):
         return torch.cat(found, dim=1), torch.cat(masks, dim=1) if masked else None
 
 
+Watch = Callable[[Tensor], None]
+"""Told the weights (B, heads, L, M) float32 of an attention as it runs (`kakusan.nn.attended`)."""
+
+
 class _Scaled(nn.Module):
     """Queries and keys brought to root mean square 1, with one learned temperature per head in place of 1 / sqrt(d)."""
+
+    watch: Watch | None = None
 
     def __init__(self, width: int, products: TokenProducts) -> None:
         super().__init__()
@@ -115,6 +122,8 @@ class _Scaled(nn.Module):
         """(B, L, heads, d) each -> (B, L, width)."""
         if self.log_scale is not None:
             q = q * (self.log_scale.exp() / math.sqrt(self.head_width)).to(q.dtype)
+        if self.watch is not None:
+            self.watch(self.products.weights(q, k, mask))
         return self.products.mix(q, k, v, mask).flatten(2)
 
 
@@ -178,3 +187,113 @@ class CrossAttention(nn.Module):
         q, k = core.products.features(core.normalised(q)), core.products.key_features(core.normalised(k), mask)
         out: Tensor = self.out(core.mix(q, k, v, mask))
         return out
+
+
+class KeysAndValues(nn.Module):
+    """Keys and values of token sets for many layers, by one product.
+
+    `forward(tokens, batch)` -> for each layer (B, M + 1, 2 channels), keys then values, and a mask (B, M + 1), None
+    where every token is real. The last key and value are zero: a place can attend to nothing, and a sample without
+    tokens has something.
+
+    Args:
+        widths: features of a token of each set, by name.
+        width: features of a token after its projection.
+        channels: of each layer, in the order they run.
+    """
+
+    def __init__(self, widths: Mapping[str, int], width: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.sets = TokenSets(widths, width)
+        self.channels = tuple(channels)
+        self.product = nn.Linear(width, 2 * sum(channels), bias=False)
+        with torch.no_grad():
+            # As large as the matrix of each layer by itself.
+            for rows, count in zip(self._split(self.product.weight, dim=0), channels, strict=True):
+                nn.init.xavier_uniform_(rows[:count])
+                nn.init.xavier_uniform_(rows[count:])
+
+    def forward(self, tokens: Mapping[str, TokenSet], batch: int) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        context, mask = self.sets(tokens, batch)
+        mask = None if mask is None else F.pad(mask, (0, 1), value=True)
+        return self._split(F.pad(self.product(context), (0, 0, 0, 1)), dim=2), mask
+
+    def first(self, count: int) -> KeysAndValues:
+        """A copy that serves the first layers only."""
+        width = self.product.in_features
+        widths = {name: layer.in_features for name, layer in self.sets.projections.items()}
+        other = KeysAndValues(widths, width, self.channels[:count])  # type: ignore[arg-type]
+        other.sets.load_state_dict(self.sets.state_dict())
+        with torch.no_grad():
+            other.product.weight.copy_(self.product.weight[: other.product.out_features])
+        return other.to(self.product.weight)
+
+    def _split(self, x: Tensor, dim: int) -> tuple[Tensor, ...]:
+        return x.split([2 * count for count in self.channels], dim=dim)
+
+
+class MapCrossAttention(nn.Module):
+    """Multi-head softmax attention from the places of a map to the tokens of a condition; starts as the identity.
+
+    `forward(x, keys_values, mask)`: x (B, C, *spatial), keys_values (B, M, 2 C), mask (B, M) or None, as
+    `KeysAndValues` makes them -> the shape of x, residual included. Queries and keys are normalised, with one learned
+    temperature per head.
+    """
+
+    watch: Watch | None = None
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, channels // heads
+        self.norm = GroupNorm(channels)
+        self.q = matrix(channels, channels)
+        self.out = matrix(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        self.log_scale = nn.Parameter(torch.zeros(heads, 1))
+
+    def forward(self, x: Tensor, keys_values: Tensor, mask: Tensor | None) -> Tensor:
+        q = _left(self.q.weight, self.norm(x).flatten(2)).unflatten(1, (self.heads, self.head_width))
+        k, v = keys_values.unflatten(2, (2, self.heads, self.head_width)).unbind(2)
+        temperature = self.log_scale.exp() / math.sqrt(self.head_width)
+        k = F.rms_norm(k, (self.head_width,), eps=1e-6) * temperature.to(k.dtype)
+        # Queries are divided by their size after the product, where there are fewer numbers than features.
+        size = (q.float().square().mean(dim=2, keepdim=True) + 1e-6).rsqrt()
+        if x.device.type == "cpu" and k.shape[1] <= CPU_PLAIN_LIMIT:
+            weights = self._weights(q, k, size, mask)
+            if self.watch is not None:
+                self.watch(weights.mT)
+            return x + self._plain(weights.to(v.dtype), v).view(x.shape)
+        if self.watch is not None:
+            self.watch(self._weights(q, k, size, mask).mT)
+        return x + self._fused(q * size.to(q.dtype), k, v, mask).view(x.shape)
+
+    def _weights(self, q: Tensor, k: Tensor, size: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, heads, M, L) float32, of q (B, heads, d, L)."""
+        logits = (k.transpose(1, 2) @ q.to(k.dtype)).float()
+        if mask is None:
+            return (logits * size).softmax(dim=2)
+        closed = size.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))
+        return torch.addcmul(closed[:, None, :, None], logits, size).softmax(dim=2)
+
+    def _plain(self, weights: Tensor, v: Tensor) -> Tensor:
+        """(B, C, L), of weights (B, heads, M, L) and v (B, M, heads, d)."""
+        channels, tokens, places = v.shape[2] * v.shape[3], v.shape[1], weights.shape[3]
+        if tokens * (channels + places * (self.heads - 1)) > places * channels:
+            return _left(self.out.weight, (v.permute(0, 2, 3, 1) @ weights).flatten(1, 2))
+        # The last matrix is applied to the few tokens in place of the many places: the same sum in another order.
+        last = self.out.weight.view(channels, self.heads, self.head_width)
+        values = torch.einsum("bmhd,chd->bhmc", v, last.to(v.dtype)).flatten(1, 2)
+        return values.mT @ weights.flatten(1, 2)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        # The fused kernels want features side by side.
+        q = q.mT.contiguous()
+        k, v = (y.transpose(1, 2).to(q.dtype) for y in (k, v))
+        mask = None if mask is None else mask[:, None, None]
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, scale=1.0)
+        return _left(self.out.weight, mixed.mT.flatten(1, 2))
+
+
+def _left(matrix: Tensor, x: Tensor) -> Tensor:
+    """A matrix times each x (B, C, L). Where gradients are wanted, `matrix @ x` would copy x to turn it."""
+    return torch.bmm(matrix.expand(len(x), *matrix.shape), x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,6 +16,7 @@ from kakusan.nn.checkpointing import run
 from kakusan.nn.embeddings import Embedding
 from kakusan.nn.norms import GroupNorm, full_precision
 from kakusan.nn.shapes import check_arguments, check_input, crop, levels_for, pad, with_spatial
+from kakusan.nn.tokens import ConditionTokens, KeysAndValues, MapCrossAttention
 from kakusan.specs import register
 
 
@@ -28,8 +29,9 @@ class UNet(nn.Module):
     is exactly zero.
 
     Sizes that `2 ** (levels - 1)` does not divide are padded at their end by repeating the edge; the result is cropped.
-    A `Condition.vector` is added to the noise-level embedding; a `Condition.spatial` is concatenated to the input. A
-    condition that is missing, unexpected or of another width is an error: none is ever ignored.
+    A `Condition.vector` is added to the noise-level embedding; a `Condition.spatial` is concatenated to the input;
+    places attend to the `Condition.tokens`, which at the start of training changes nothing. A condition that is
+    missing, unexpected or of another width is an error: none is ever ignored.
 
     Setting `checkpointing` trades time for memory: what blocks computed is computed again in the backward pass.
 
@@ -49,6 +51,9 @@ class UNet(nn.Module):
         spatial_channels: channels of `Condition.spatial`; 0 for a model without one.
         augment_width: width of `Condition.augment`, which may always be left out; 0 for a model without one.
         dropout: probability of zeroing an activation inside a block while training.
+        tokens: `CrossTokens({"text": 512})`; None for a model without token sets.
+        token_levels: levels whose blocks are followed by attention to the tokens, always by softmax, with as many heads
+            as `attention` would take; the middle has it too. None takes those with self-attention.
     """
 
     def __init__(
@@ -68,6 +73,8 @@ class UNet(nn.Module):
         spatial_channels: int = 0,
         augment_width: int = 0,
         dropout: float = 0.0,
+        tokens: ConditionTokens | None = None,
+        token_levels: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         levels = len(multipliers)
@@ -78,6 +85,7 @@ class UNet(nn.Module):
         self.condition_width = condition_width
         self.spatial_channels = spatial_channels
         self.augment_width = augment_width
+        self.token_widths = _token_widths(tokens, token_levels, levels)
         self.checkpointing = False
         self.factor = 2 ** (levels - 1)
         widths = [width * m for m in multipliers]
@@ -127,6 +135,27 @@ class UNet(nn.Module):
         self.modulation = nn.Linear(embedding_width, sum(self._modulation_widths))
         nn.init.zeros_(self.modulation.bias)
 
+        # After all others, so that with and without tokens they start with the same numbers.
+        self.context: KeysAndValues | None = None
+        if self.token_widths:
+            chosen = attention_levels if token_levels is None else token_levels
+            readers = []
+            for _, level, found in self.layers():
+                if found is self.middle[0] or (level in chosen and found is not self.middle[1]):
+                    found.cross = MapCrossAttention(widths[level], attention.products(widths[level]).heads)
+                    readers.append(widths[level])
+            self.context = KeysAndValues(self.token_widths, max(widths), readers)
+
+    def layers(self) -> Iterator[tuple[str, int, _Layer]]:
+        """Every block with the attention after it: its name, its level, and itself, in the order they run."""
+        lowest = len(self.down) - 1
+        stages = [(f"down {level}", level, stage) for level, stage in enumerate(self.down)]
+        stages.append(("middle", lowest, self.middle))
+        stages += [(f"up {lowest - index}", lowest - index, stage) for index, stage in enumerate(self.up)]
+        for name, level, stage in stages:
+            for number, layer in enumerate(cast(nn.ModuleList, stage)):
+                yield f"{name}.{number}", level, cast(_Layer, layer)
+
     @classmethod
     def for_data(
         cls,
@@ -139,10 +168,13 @@ class UNet(nn.Module):
     ) -> UNet:
         """A U-Net with sensible levels for signals or pictures of `size` = (*spatial).
 
-        The lowest resolution is about 8, channels double once, and attention runs where no side exceeds 16. `arguments`
-        are passed on and override what is derived.
+        The lowest resolution is about 8, channels double once, and attention runs where no side exceeds 16, to tokens
+        also where self-attention was left out. `arguments` are passed on and override what is derived.
         """
-        return cls(channels=channels, width=width, condition_width=condition_width, **levels_for(size, arguments))
+        found = levels_for(size, arguments)
+        if found.get("tokens") is not None and "token_levels" not in found:
+            found["token_levels"] = levels_for(size, {"multipliers": found["multipliers"]})["attention_levels"]
+        return cls(channels=channels, width=width, condition_width=condition_width, **found)
 
     def forward(
         self, x: Tensor, c_noise: Tensor, cond: Condition | None = None, *, beside: Sequence[Tensor] = ()
@@ -154,21 +186,22 @@ class UNet(nn.Module):
         spatial = x.shape[2:]
         h = self.stem(pad(x, self.factor))
         modulation = iter(self._modulate(c_noise, vector, augment))
+        told = Told(self.context, cond, len(x))
         skips = []
         for level, stage in enumerate(self.down):
             h = self.downsample(h) if level else h
             for layer in cast(nn.ModuleList, stage):
-                h = run(layer, h, next(modulation), checkpointing=self.checkpointing)
+                h = run(layer, h, next(modulation), *told.of(layer), checkpointing=self.checkpointing)
                 skips.append(h)
         for layer in self.middle:
-            h = run(layer, h, next(modulation), checkpointing=self.checkpointing)
+            h = run(layer, h, next(modulation), *told.of(layer), checkpointing=self.checkpointing)
         if beside:
             *skips, h = [mine + added for mine, added in zip([*skips, h], beside, strict=True)]
         for level, stage in enumerate(self.up):
             h = self.upsample(h) if level else h
             for layer in cast(nn.ModuleList, stage):
                 h = torch.cat([h, skips.pop()], dim=1)
-                h = run(layer, h, next(modulation), checkpointing=self.checkpointing)
+                h = run(layer, h, next(modulation), *told.of(layer), checkpointing=self.checkpointing)
         return crop(self.head(F.silu(self.norm(h))), spatial)
 
     def _modulate(self, c_noise: Tensor, vector: Tensor | None, augment: Tensor | None) -> tuple[Tensor, ...]:
@@ -177,14 +210,46 @@ class UNet(nn.Module):
         return modulation.split(self._modulation_widths, dim=1)
 
 
+class Told:
+    """What each layer of one pass reads of the tokens, handed out in the order they run."""
+
+    def __init__(self, context: KeysAndValues | None, cond: Condition | None, batch: int) -> None:
+        self._parts: Iterator[Tensor] = iter(())
+        self._mask: Tensor | None = None
+        if context is not None:
+            parts, self._mask = context({} if cond is None else cond.tokens, batch)
+            self._parts = iter(parts)
+
+    def of(self, layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+        """Keys and values and their mask, None for a layer without attention to tokens."""
+        return (None, None) if cast(_Layer, layer).cross is None else (next(self._parts), self._mask)
+
+
 class _Layer(nn.Module):
-    """A block and the attention after it."""
+    """A block, the self-attention after it, and then the attention to tokens, where there is one."""
 
     def __init__(self, block: Block, attention: nn.Module) -> None:
         super().__init__()
         self.block = block
         self.attention = attention
+        self.cross: MapCrossAttention | None = None
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, modulation: Tensor, keys_values: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         out: Tensor = self.attention(self.block(x, modulation))
-        return out
+        return out if self.cross is None else self.cross(out, keys_values, mask)
+
+
+def _token_widths(tokens: ConditionTokens | None, levels: Sequence[int] | None, count: int) -> dict[str, int]:
+    """Features of a token of each set, after refusing what a U-Net cannot do."""
+    if tokens is None:
+        if levels is not None:
+            raise ValueError(f"token_levels {tuple(levels)} were given without tokens; name the token sets too")
+        return {}
+    if tokens.joins:
+        raise ValueError("a U-Net has no sequence that tokens could join; give CrossTokens in place of ContextTokens")
+    unknown = [level for level in levels or () if not 0 <= level < count]
+    if unknown:
+        raise ValueError(f"token_levels {unknown} do not exist: the levels are 0 to {count - 1}")
+    return dict(tokens.widths)
