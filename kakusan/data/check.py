@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kakusan.data.captions import CaptionFacts
 from kakusan.data.fit import CenterCrop, resize
 from kakusan.data.metadata import Entry, list_pictures, some
 from kakusan.data.modes import make_plan, to_mode
@@ -41,7 +42,8 @@ class Report:
     """What is in a folder or zip file of pictures. Every field is plain data (`to_json`).
 
     `sizes` counts (height, width), most frequent first; `ranges` has one `Range` per channel for every kind such as
-    "RGB 8-bit"; `duplicates` are groups of equal files, `look_alike` pairs with nearly the same difference hash.
+    "RGB 8-bit"; `captions` counts the pictures that have some and `texts` tells of all captions;
+    `duplicates` are groups of equal files, `look_alike` pairs with nearly the same difference hash.
     """
 
     source: str
@@ -53,6 +55,7 @@ class Report:
     formats: dict[str, int]
     classes: dict[str, int]
     captions: int
+    texts: CaptionFacts
     ranges: dict[str, tuple[Range, ...]]
     constant: tuple[str, ...]
     duplicates: tuple[tuple[str, ...], ...]
@@ -86,7 +89,7 @@ class Report:
             )
             if len(ordered) <= 20:
                 lines += [f"              {count:6d}  {name}" for name, count in self.classes.items()]
-        lines.append(f"  captions    {self.captions or 'none'}")
+        lines += [f"  {'captions' if not i else '':10s}  {line}" for i, line in enumerate(self.texts.lines())]
         lines += _block("unreadable", [f"{name}: {reason}" for name, reason in self.unreadable.items()])
         lines += _block("duplicates", [" = ".join(group) for group in self.duplicates])
         lines += _block("look alike", [" ~ ".join(pair) for pair in self.look_alike])
@@ -164,6 +167,9 @@ def check_folder(
         formats=dict(Counter(k.header.format for k in looks).most_common()),
         classes={c: counted[c] for c in listing.classes},
         captions=sum(e.caption is not None for e in listing.entries),
+        texts=CaptionFacts.of(
+            [e.texts for e in listing.entries], [e.shown for e in listing.entries], empty=listing.empty
+        ),
         ranges=_ranges(looks),
         constant=tuple(k.entry.shown for k in looks if k.constant),
         duplicates=groups,

@@ -114,6 +114,7 @@ class LazyPictures:
         self.spec = about.spec
         self.labels = about.labels
         self.captions = about.captions
+        self.texts = about.texts
         self.fingerprint = about.fingerprint
         self.notes = about.notes
         self.decoder = decoder

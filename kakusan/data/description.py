@@ -42,6 +42,7 @@ class Description:
     names: tuple[str, ...]
     labels: Tensor | None
     captions: tuple[str, ...] | None
+    texts: tuple[tuple[str, ...], ...] | None
     fingerprint: str
     notes: tuple[str, ...]
 
@@ -88,12 +89,16 @@ def describe(
     numbers = {name: i for i, name in enumerate(found.classes)}
     content = hashlib.sha256(repr(found.classes).encode())
     for entry, digest in zip(entries, digests, strict=True):
-        content.update(repr((entry.shown, entry.label, entry.caption, digest)).encode())
+        content.update(repr((entry.shown, entry.label, entry.caption, digest)).encode("utf-8", "surrogatepass"))
+        # Only where there are several, so that the fingerprint of other data stays what it always was.
+        if len(entry.texts) > 1:
+            content.update(repr(entry.texts[1:]).encode())
     return Description(
         spec,
         tuple(e.shown for e in entries),
         torch.tensor([numbers[e.label or ""] for e in entries]) if found.classes else None,
-        tuple(e.caption or "" for e in entries) if any(e.caption for e in entries) else None,
+        tuple(e.caption or "" for e in entries) if any(e.texts for e in entries) else None,
+        tuple(e.texts for e in entries) if any(e.texts for e in entries) else None,
         content.hexdigest(),
         tuple(said),
     )

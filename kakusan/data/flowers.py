@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kakusan.data.captions import Caption
 from kakusan.data.flowers_backdrop import BACKGROUNDS, Rgb, backdrop
 from kakusan.data.flowers_drawing import Canvas
 from kakusan.data.flowers_forms import Array
 from kakusan.data.flowers_parts import Batch
-from kakusan.data.flowers_species import HUES
+from kakusan.data.flowers_species import HUES, KNOWN
 from kakusan.data.flowers_species import SPECIES as KINDS
 from kakusan.data.flowers_words import LANGUAGES
 from kakusan.specs import suggestion
@@ -69,7 +70,7 @@ class Factors:
     detail: int
 
 
-class _Dice:
+class Dice:
     """Uniform numbers from a Philox key. numpy promises its raw bits for ever, but not its distributions."""
 
     def __init__(self, first: int, second: int, count: int) -> None:
@@ -100,7 +101,7 @@ def sample_factors(seed: int, index: int, species: str | None = None) -> Factors
     name = SPECIES[index % len(SPECIES)] if species is None else species
     if name not in KINDS:
         raise ValueError(f"no species {name!r}{suggestion(name, list(SPECIES))}; the species are {', '.join(SPECIES)}")
-    kind, dice = KINDS[name], _Dice(seed, index, 32)
+    kind, dice = KINDS[name], Dice(seed, index, 32)
     petal_hue, centre_hue = dice.choose(kind.hues), dice.choose(kind.centres or ("",))
     return Factors(
         species=name,
@@ -140,7 +141,7 @@ def draw_batch(factors: Sequence[Factors], size: int | tuple[int, int] = 64) -> 
     if height < 1 or width < 1:
         raise ValueError(f"a picture needs at least one pixel a side, got {height}x{width}")
     for f in factors:
-        for what, word, known in (("species", f.species, KINDS), ("background", f.background, BACKGROUNDS)):
+        for what, word, known in (("species", f.species, KNOWN), ("background", f.background, BACKGROUNDS)):
             if word not in known:
                 raise ValueError(f"no {what} {word!r}{suggestion(word, list(known))}")
     out = np.empty((len(factors), height, width, 3), np.uint8)
@@ -168,7 +169,7 @@ def _colours(values: Sequence[Rgb]) -> Array:
 
 
 def _arrays(factors: Sequence[Factors]) -> Batch:
-    details = np.stack([_Dice(f.detail, 0, 240).values for f in factors]).astype(np.float32)
+    details = np.stack([Dice(f.detail, 0, 240).values for f in factors]).astype(np.float32)
     return Batch(
         x=_numbers([f.x for f in factors]),
         y=_numbers([f.y for f in factors]),
@@ -204,10 +205,10 @@ def _paint(
         np.zeros(shape, np.float32),
         (np.cos(light), np.sin(light)),
     )
-    KINDS[factors[0].species].paint(canvas, arrays)
+    KNOWN[factors[0].species].paint(canvas, arrays)
     behind = backdrop(
         [f.background for f in factors],
-        [_Dice(f.detail, 1, 96).uniform for f in factors],
+        [Dice(f.detail, 1, 96).uniform for f in factors],
         0.5 * (x[::2] + x[1::2]),
         0.5 * (y[::2] + y[1::2]),
     )
@@ -238,7 +239,7 @@ GENERATOR_VERSION = 1
 
 
 def pictures(size: int | tuple[int, int] = 32, num: int = 6000, split: str = "train") -> ArrayPictures:
-    """The data set: `num` flowers, species in turn, with labels, names and English captions.
+    """The data set: `num` flowers, species in turn, with labels, names, and captions in English and in Japanese.
 
     Raises:
         ValueError: an unknown split, or no pictures.
@@ -259,7 +260,7 @@ def pictures(size: int | tuple[int, int] = 32, num: int = 6000, split: str = "tr
         stored,
         labels=[index % len(SPECIES) for index in range(num)],
         names=[f"flowers:{split}/{index}" for index in range(num)],
-        captions=[caption(f) for f in factors],
+        texts=[[Caption(caption(f, language), language) for language in LANGUAGES] for f in factors],
         # By what is drawn, not by the pixels: those may differ by a rounding between machines, and a run may move.
         fingerprint=f"flowers {GENERATOR_VERSION} {split} {num} {size}",
     )

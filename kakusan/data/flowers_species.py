@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kakusan.data import flowers_open as front
+from kakusan.data import flowers_plain as plain
 from kakusan.data import flowers_upright as side
 from kakusan.data.flowers_backdrop import Rgb
 from kakusan.data.flowers_drawing import Canvas
@@ -310,3 +311,35 @@ SPECIES: Mapping[str, Species] = {
         ),
     )
 }
+
+ROUND, POINTED = "round-petalled flower", "pointed-petalled flower"
+
+PLAIN: Mapping[str, Species] = {
+    species.name: species
+    for species in (
+        Species(
+            name,
+            paint,
+            form,
+            ("white", "yellow", "orange", "red", "pink", "purple", "blue"),
+            ("yellow", "white", "dark"),
+            (3, 4, 5, 6, 8),
+            ("sky", "dusk", "paper", "night"),
+            Words("flower", form, head="{petals} {form} {hue} petals"),
+            _ja("花", japanese),
+            leaves=(0, 1, 2),
+            turn=0.12,
+            tilt=(0.95, 1.0),
+            sizes=(0.76, 0.84),
+            heights=(0.10, 0.16),
+        )
+        for name, paint, form, japanese in (
+            (ROUND, plain.round_petals, "round", "丸い"),
+            (POINTED, plain.pointed_petals, "pointed", "とがった"),
+        )
+    )
+}
+"""Flowers of no kind in particular, whose factors are free of each other: for `kakusan.data.flowers_combinations`."""
+
+KNOWN: Mapping[str, Species] = {**SPECIES, **PLAIN}
+"""All that can be painted."""

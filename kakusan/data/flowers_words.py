@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from kakusan.data.flowers_backdrop import BACKGROUNDS
-from kakusan.data.flowers_species import HUES, SPECIES
+from kakusan.data.flowers_species import HUES, KNOWN
 
 if TYPE_CHECKING:
     from kakusan.data.flowers import Factors
@@ -57,7 +57,7 @@ def _with_article(noun: str) -> str:
 
 def english(f: Factors) -> str:
     """One English sentence part that names every visible factor."""
-    words = SPECIES[f.species].english
+    words = KNOWN[f.species].english
     several = f.flower_count > 1 and "{flowers}" not in words.head
     head = words.head.format(
         flowers=number_in_english(f.flower_count),
@@ -78,7 +78,7 @@ def english(f: Factors) -> str:
 
 def japanese(f: Factors) -> str:
     """The same in Japanese."""
-    words = SPECIES[f.species].japanese
+    words = KNOWN[f.species].japanese
     several = f.flower_count > 1 and "{flowers}" not in words.head
     subject = words.head.format(
         flowers=number_in_japanese(f.flower_count),

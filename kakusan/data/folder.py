@@ -33,7 +33,7 @@ def open_folder(
     workers: int | None = None,
     cache: str | Path = "auto",
 ) -> Pictures:
-    """Pictures of a folder (plain, with class sub-folders, or with `metadata.jsonl` or `.csv`) or of a zip file.
+    """Pictures of a zip file or folder: plain, with class sub-folders, or with `metadata.jsonl`, `.csv` or `.parquet`.
 
     Args:
         source: folder or zip file.

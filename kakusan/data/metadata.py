@@ -2,46 +2,53 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from kakusan.data.captions import MOST, Caption, file_captions, row_captions, sidecar_names
 from kakusan.data.reading import FOREIGN_SUFFIXES, SUFFIXES, UnreadablePicture, sniff
 from kakusan.data.store import Store, check_relative, natural_key
+from kakusan.data.tables import table_rows
 from kakusan.specs import suggestion
 
-METADATA = ("metadata.jsonl", "metadata.csv")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _COLUMNS = {
     "file": ("file_name", "file"),
     "label": ("label",),
     "class": ("class_name", "class"),
-    "caption": ("caption", "text"),
 }
 _WHOLE = re.compile(r"[+-]?[0-9]{1,9}(\.0+)?")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture: `name` in its store, `shown` to people, class and caption if known."""
+    """One picture: `name` in its store, `shown` to people, class and captions if known."""
 
     name: str
     shown: str
     label: str | None = None
-    caption: str | None = None
+    texts: tuple[Caption, ...] = ()
+
+    @property
+    def caption(self) -> str | None:
+        """The first caption."""
+        return self.texts[0] if self.texts else None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """All pictures of a source in natural order of their names, and the classes in label order."""
+    """All pictures of a source in natural order of their names, and the classes in label order.
+
+    `empty` captions said nothing and were left out.
+    """
 
     entries: tuple[Entry, ...]
     classes: tuple[str, ...]
     notes: tuple[str, ...]
+    empty: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,8 @@ class Row:
     file: str
     label: str | None
     class_name: str | None
-    caption: str | None
+    texts: tuple[Caption, ...] = ()
+    empty: int = 0
 
 
 def some(names: Iterable[str], limit: int = 10) -> str:
@@ -87,20 +95,26 @@ def list_pictures(
             f"{where} holds no pictures{found}. PNG, JPEG, WEBP, BMP, TIFF, GIF, PPM and NPY are read{hint}"
         )
     tables = [n for n in others if n.rpartition("/")[2] in METADATA]
-    others = [n for n in others if n not in tables]
+    asides = _sidecars(names, others)
+    used = {*tables, *asides.values()}
+    others = [n for n in others if n not in used]
     notes = [f"{len(others)} other files are left out: {some(others, 5)}"] if others else []
     prefix = _prefix(names)
     entries = [Entry(n, n[len(prefix) :]) for n in names]
     table = _table(store, tables, names, metadata)
     classes: tuple[str, ...] = ()
+    empty = 0
     if table is not None:
         rows, base = table
         entries, classes, said = _with_rows(entries, rows, (base, prefix, ""), ignore_labels=labeled is False)
         notes += said
+        empty = sum(row.empty for row in rows)
+    entries, blank = _with_sidecars(store, entries, asides)
+    notes += caption_notes(entries, empty + blank)
     if not classes and labeled is not False:
         entries, classes, said = _with_folders(entries, required=labeled is True)
         notes += said
-    return Listing(tuple(sorted(entries, key=lambda e: natural_key(e.shown))), classes, tuple(notes))
+    return Listing(tuple(sorted(entries, key=lambda e: natural_key(e.shown))), classes, tuple(notes), empty + blank)
 
 
 def select(listing: Listing, *, classes: Sequence[str] | None = None, limit_per_class: int | None = None) -> Listing:
@@ -210,13 +224,8 @@ def _table(store: Store, tables: list[str], names: list[str], metadata: Path | N
 
 
 def _rows(data: bytes, name: str) -> list[Row]:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    lines = _csv_lines(text, name) if name.endswith(".csv") else _json_lines(text, name)
     rows = []
-    for line, values in lines:
+    for line, values in table_rows(data, name):
         picked = {field: next((k for k in known if k in values), None) for field, known in _COLUMNS.items()}
         if picked["file"] is None:
             raise ValueError(f"{name} line {line} has no column 'file_name' or 'file'; it has {some(map(str, values))}")
@@ -227,34 +236,11 @@ def _rows(data: bytes, name: str) -> list[Row]:
         if not cells["file"]:
             raise ValueError(f"{name} line {line} names no file")
         check_relative(cells["file"], f"{name} line {line}")
-        rows.append(Row(line, cells["file"], cells["label"], cells["class"], cells["caption"]))
+        said = row_captions(values, f"{name} line {line}")
+        rows.append(Row(line, cells["file"], cells["label"], cells["class"], tuple(said.texts), said.empty))
     if not rows:
         raise ValueError(f"{name} has no rows; remove it, or list the pictures in it")
     return rows
-
-
-def _csv_lines(text: str, name: str) -> Iterable[tuple[int, dict[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for values in reader:
-            if None in values or any(v is None for v in values.values()):
-                raise ValueError(f"{name} line {reader.line_num} has more or fewer columns than the first line")
-            yield reader.line_num, dict(values)
-    except csv.Error as error:
-        raise ValueError(f"{name} line {reader.line_num} is not CSV ({error})") from error
-
-
-def _json_lines(text: str, name: str) -> Iterable[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name} line {number} is not JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise ValueError(f'{name} line {number} is not a JSON object such as {{"file_name": "a.png"}}')
-        yield number, values
 
 
 def _text(value: object, column: str, name: str, line: int) -> str | None:
@@ -278,9 +264,7 @@ def _with_rows(
         if index is None:
             missing.append(f"{row.file} (line {row.line})")
         elif index in found:
-            raise ValueError(
-                f"the metadata names {row.file} twice (lines {found[index].line} and {row.line}); keep one row"
-            )
+            found[index] = _joined(found[index], row)
         else:
             found[index] = row
     if missing:
@@ -297,12 +281,53 @@ def _with_rows(
         )
     described = []
     for i, entry in enumerate(entries):
-        caption = found[i].caption if i in found else None
-        described.append(replace(entry, label=labels.get(i), caption=caption))
-    silent = sum(e.caption is None for e in described)
-    if 0 < silent < len(described):
-        notes.append(f"{silent} of {len(described)} pictures have no caption")
+        described.append(replace(entry, label=labels.get(i), texts=found[i].texts if i in found else ()))
     return described, classes, notes
+
+
+def _joined(first: Row, row: Row) -> Row:
+    """Two rows of one picture, each with captions of it."""
+    lines = f"lines {first.line} and {row.line}"
+    if not row.texts:
+        raise ValueError(f"the metadata names {row.file} twice ({lines}); keep one row")
+    if (first.label, first.class_name) != (row.label, row.class_name):
+        raise ValueError(f"the metadata names {row.file} twice ({lines}) with different labels; keep one of them")
+    texts = (*first.texts, *row.texts)
+    if len(texts) > MOST:
+        raise ValueError(f"the metadata have more than {MOST} captions for {row.file}; is it something else?")
+    return replace(first, texts=texts)
+
+
+def _sidecars(names: Sequence[str], others: Iterable[str]) -> dict[str, str]:
+    """Picture -> the text file beside it."""
+    texts = {n for n in others if n.lower().endswith(".txt")}
+    return {name: beside for name in names for beside in sidecar_names(name) if beside in texts}
+
+
+def _with_sidecars(store: Store, entries: list[Entry], asides: Mapping[str, str]) -> tuple[list[Entry], int]:
+    """Pictures without captions of their own get those of the text files; and how many of these were empty."""
+    described, empty = [], 0
+    for entry in entries:
+        beside = asides.get(entry.name)
+        if entry.texts or beside is None:
+            described.append(entry)
+            continue
+        if beside in store.refused:
+            raise ValueError(f"{beside} {store.refused[beside]}")
+        try:
+            found = file_captions(store.read(beside), beside)
+        except UnreadablePicture as error:
+            raise ValueError(str(error)) from error
+        empty += found.empty
+        described.append(replace(entry, texts=tuple(found.texts)))
+    return described, empty
+
+
+def caption_notes(entries: Sequence[Entry], empty: int = 0) -> list[str]:
+    """What to tell about the captions of pictures; nothing where none has any."""
+    silent = sum(not e.texts for e in entries)
+    notes = [f"{silent} of {len(entries)} pictures have no caption"] if 0 < silent < len(entries) else []
+    return [*notes, f"{empty} captions are empty and left out"] if empty else notes
 
 
 def json_row(values: Mapping[str, object], where: str) -> Row:
@@ -312,10 +337,11 @@ def json_row(values: Mapping[str, object], where: str) -> Row:
         ValueError: a value that is neither text nor a whole number.
     """
     cells: dict[str, str | None] = {}
-    for field in ("label", "class", "caption"):
+    for field in ("label", "class"):
         column = next((name for name in _COLUMNS[field] if name in values), None)
         cells[field] = None if column is None else _text(values[column], column, where, 0)
-    return Row(0, where, cells["label"], cells["class"], cells["caption"])
+    found = row_captions(values, where)
+    return Row(0, where, cells["label"], cells["class"], tuple(found.texts), found.empty)
 
 
 def classes_of(found: Mapping[int, Row]) -> tuple[dict[int, str], tuple[str, ...], list[str]]:
@@ -363,8 +389,6 @@ def label_rows(entries: Sequence[Entry], rows: Mapping[int, Row], notes: list[st
             f"{len(without)} pictures have no label: {some(without)}. Give them one, or pass labeled=False to train "
             "without labels"
         )
-    described = tuple(Entry(e.name, e.shown, labels.get(i), rows[i].caption) for i, e in enumerate(entries))
-    silent = sum(e.caption is None for e in described)
-    if 0 < silent < len(described):
-        said = [*said, f"{silent} of {len(described)} pictures have no caption"]
-    return Listing(described, classes, (*notes, *said))
+    described = tuple(Entry(e.name, e.shown, labels.get(i), rows[i].texts) for i, e in enumerate(entries))
+    empty = sum(row.empty for row in rows.values())
+    return Listing(described, classes, (*notes, *said, *caption_notes(described, empty)), empty)

@@ -271,7 +271,7 @@ def _without_cache(
             stored,
             labels=about.labels,
             names=about.names,
-            captions=about.captions,
+            texts=about.texts,
             fingerprint=about.fingerprint,
             notes=about.notes,
             digests=looked.digests,

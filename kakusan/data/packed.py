@@ -268,6 +268,7 @@ class PackedPictures:
         self.spec = about.spec
         self.labels = about.labels
         self.captions = about.captions
+        self.texts = about.texts
         self.fingerprint = about.fingerprint
         self.notes = about.notes
         self._pack, self._rows, self._decode, self._warn = pack, rows, decode, warn

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from kakusan.data.captions import Found, caption_columns
 from kakusan.data.fit import Fit
 from kakusan.data.kinds import common_folder, part_names
 from kakusan.data.metadata import Entry, Listing, Row, label_rows, select, some
@@ -31,7 +32,6 @@ from kakusan.specs import suggestion
 
 IMAGES = ("image", "img", "picture", "jpg", "png")
 LABELS = ("label", "labels", "class_name", "class", "fine_label")
-CAPTIONS = ("caption", "text")
 WINDOW_BYTES = 256 * 2**20
 """Bytes of row groups that are mixed with each other, as they are stored."""
 MOST_GROUP_BYTES = 4 * 2**30
@@ -67,7 +67,8 @@ def open_parquet(
         stream_above: sets of more bytes are streamed: only some pictures are looked at, and none is kept.
         image_column: name of the column of pictures; found when not given.
         label_column: name of the column of labels, whole numbers or texts; found when not given.
-        caption_column: name of the column of captions; found when not given.
+        caption_column: name of the column of captions, texts or lists of texts; when not given, all such columns called
+            caption, captions, caption_ja, caption_2 and so on, else text.
 
     Raises:
         ValueError: no such columns, a damaged file, labels that do not fit, or unreadable pictures.
@@ -300,18 +301,21 @@ def _listing(
     if count == 0:
         raise ValueError(f"{where}: no rows")
     label = _column(store, label_column, LABELS) if labeled is not False else None
-    caption = _column(store, caption_column, CAPTIONS)
     labels = [None] * count if label is None else store.column(label)
-    captions = [None] * count if caption is None else store.column(caption)
+    spoken = _caption_columns(store, caption_column)
+    captions = [store.column(name) for name, _ in spoken]
     names = [] if label is None else _class_names(store.schema, label)
     rows: dict[int, Row] = {}
-    for i, (shown, number, text) in enumerate(zip(store.names, labels, captions, strict=True)):
+    for i, (shown, number) in enumerate(zip(store.names, labels, strict=True)):
         if names and number is not None and not -1 <= number < len(names):
             raise ValueError(f"{shown} has label {number}, but there are {len(names)} classes")
         # Hugging Face writes -1 where a label is withheld.
         missing = number is None or number == "" or (names and number == -1)
         name = names[number] if names and not missing else None
-        rows[i] = Row(0, shown, None if missing else str(number), name, text or None)
+        said = Found()
+        for (column, language), texts in zip(spoken, captions, strict=True):
+            said.add(texts[i], f"{shown}: {column!r}", language)
+        rows[i] = Row(0, shown, None if missing else str(number), name, tuple(said.texts), said.empty)
     return label_rows([Entry(n, n) for n in store.names], rows, [], labeled=labeled)
 
 
@@ -323,7 +327,7 @@ def _column(store: ParquetStore, asked: str | None, usual: Sequence[str]) -> str
         kind = store.schema.field(name).type
         kind = kind.value_type if types.is_dictionary(kind) else kind
         text = types.is_string(kind) or types.is_large_string(kind)
-        return bool(text or (types.is_integer(kind) and usual is LABELS))
+        return bool(text or types.is_integer(kind))
 
     if asked is None:
         return next((name for name in usual if name in store.schema.names and fits(name)), None)
@@ -331,6 +335,24 @@ def _column(store: ParquetStore, asked: str | None, usual: Sequence[str]) -> str
     if not fits(asked):
         raise ValueError(f"the column {asked!r} holds {store.schema.field(asked).type}, not texts or whole numbers")
     return asked
+
+
+def _caption_columns(store: ParquetStore, asked: str | None) -> list[tuple[str, str | None]]:
+    """(column, language) of the captions: texts, or lists of texts."""
+    types = store._arrow.types
+
+    def fits(name: str) -> bool:
+        kind = store.schema.field(name).type
+        if types.is_list(kind) or types.is_large_list(kind) or types.is_dictionary(kind):
+            kind = kind.value_type
+        return bool(types.is_string(kind) or types.is_large_string(kind))
+
+    if asked is None:
+        return caption_columns([name for name in store.schema.names if fits(name)])
+    check_column(asked, store.schema.names)
+    if not fits(asked):
+        raise ValueError(f"the column {asked!r} holds {store.schema.field(asked).type}, not texts or lists of texts")
+    return [(asked, None)]
 
 
 def _class_names(schema: Any, column: str) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kakusan.data.cache import Cache, find_cache, load_index, save_index
+from kakusan.data.captions import file_captions
 from kakusan.data.decoding import thread_count
 from kakusan.data.fit import Fit
 from kakusan.data.kinds import common_folder, part_names
@@ -249,7 +250,7 @@ def _text(file: BinaryIO, member: Member, shown: str) -> str:
 
 def _row(sample: _Sample, shown: str) -> Row:
     texts = sample.texts
-    row = Row(0, shown, None, None, None)
+    row = Row(0, shown, None, None)
     if RECORD in texts:
         try:
             values = json.loads(texts[RECORD])
@@ -259,4 +260,7 @@ def _row(sample: _Sample, shown: str) -> Row:
             raise ValueError(f'{shown}.{RECORD} is not a JSON object such as {{"label": 3}}')
         row = json_row(values, f"{shown}.{RECORD}")
     name = texts.get(LABEL, "").strip() or row.label
-    return Row(0, shown, name, row.class_name, texts.get(CAPTION, "").strip() or row.caption)
+    if CAPTION not in texts:
+        return Row(0, shown, name, row.class_name, row.texts, row.empty)
+    found = file_captions(texts[CAPTION].encode(), f"{shown}.{CAPTION}")
+    return Row(0, shown, name, row.class_name, tuple(found.texts) or row.texts, found.empty)

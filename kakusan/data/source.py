@@ -31,8 +31,9 @@ TINY = 20
 class Pictures(Protocol):
     """A data set of pictures with one spec.
 
-    `labels` is (N,) int64 or None, `captions` has N texts or is None, `fingerprint` changes when the data do, `notes`
-    says what was decided or changed while opening.
+    `labels` is (N,) int64 or None, `captions` has N texts or is None ("" where a picture has none), `texts` has all
+    captions of each picture, `fingerprint` changes when the data do, `notes` says what was decided or changed while
+    opening.
     """
 
     @property
@@ -41,6 +42,8 @@ class Pictures(Protocol):
     def labels(self) -> Tensor | None: ...
     @property
     def captions(self) -> Sequence[str] | None: ...
+    @property
+    def texts(self) -> Sequence[Sequence[str]] | None: ...
     @property
     def fingerprint(self) -> str: ...
     @property
@@ -68,7 +71,8 @@ class ArrayPictures:
         stored: (N, C, H, W) uint8 or uint16; checked against `spec`.
         labels: (N,) indices into `spec.classes`.
         names: N names; numbers when not given.
-        captions: N texts.
+        captions: N texts, one of each picture.
+        texts: all texts of each of the N pictures, in place of `captions`, which then are the first of each.
         fingerprint: hash of the content; computed when not given.
         notes: what was decided while opening.
         digests: N content hashes; computed from the pixels when not given.
@@ -85,6 +89,7 @@ class ArrayPictures:
         labels: Tensor | np.ndarray | Sequence[int] | None = None,
         names: Sequence[str] | None = None,
         captions: Sequence[str] | None = None,
+        texts: Sequence[Sequence[str]] | None = None,
         fingerprint: str | None = None,
         notes: Sequence[str] = (),
         digests: Sequence[str] | None = None,
@@ -92,7 +97,12 @@ class ArrayPictures:
         self.spec = spec
         self._stored = stored.numpy() if isinstance(stored, Tensor) else stored
         self.labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64).clone()
-        self.captions = None if captions is None else tuple(captions)
+        if captions is not None and texts is not None:
+            raise ValueError("give captions or texts, not both: the first text of a picture is its caption")
+        if texts is None and captions is not None:
+            texts = [(text,) if text else () for text in captions]
+        self.texts = None if texts is None else tuple(tuple(several) for several in texts)
+        self.captions = first_of_each(self.texts) if captions is None else tuple(captions)
         self.notes: tuple[str, ...] = tuple(notes)
         self._names = None if names is None else tuple(names)
         self._digests = None if digests is None else tuple(digests)
@@ -102,7 +112,7 @@ class ArrayPictures:
     def _check(self) -> None:
         for start in range(0, len(self), 1024):
             self.spec.check(torch.from_numpy(self._stored[start : start + 1024]))
-        for what, values in (("labels", self.labels), ("names", self._names), ("captions", self.captions)):
+        for what, values in (("labels", self.labels), ("names", self._names), ("captions", self.texts)):
             if values is not None and len(values) != len(self):
                 raise ValueError(f"{len(self)} pictures but {len(values)} {what}")
         if self.labels is not None:
@@ -112,6 +122,9 @@ class ArrayPictures:
         found = hashlib.sha256(repr((self._stored.shape, self._stored.dtype.str, self.spec.classes)).encode())
         found.update(np.ascontiguousarray(self._stored).data)
         found.update(repr((self._names, self.captions)).encode())
+        # Only where there are several, so that the fingerprint of other data stays what it always was.
+        if self.texts is not None and any(len(several) > 1 for several in self.texts):
+            found.update(repr(self.texts).encode())
         if self.labels is not None:
             found.update(self.labels.numpy().tobytes())
         return found.hexdigest()
@@ -152,8 +165,9 @@ class Subset:
             raise ValueError(f"index {outside[0]} is outside the data set of {len(pictures)} pictures")
         self.spec = pictures.spec if spec is None else spec
         self.labels = None if pictures.labels is None else pictures.labels[torch.from_numpy(self._indices)]
-        captions = pictures.captions
+        captions, texts = pictures.captions, pictures.texts
         self.captions = None if captions is None else tuple(captions[int(i)] for i in self._indices)
+        self.texts = None if texts is None else tuple(tuple(texts[int(i)]) for i in self._indices)
         self.notes: tuple[str, ...] = (*pictures.notes, *notes)
         everything = np.array_equal(self._indices, np.arange(len(pictures)))
         choice = hashlib.sha256(pictures.fingerprint.encode() + self._indices.tobytes()).hexdigest()
@@ -176,6 +190,11 @@ class Subset:
     def digest(self, index: int) -> str:
         """Hash of one picture's content."""
         return self._whole.digest(int(self._indices[index]))
+
+
+def first_of_each(texts: Sequence[Sequence[str]] | None) -> tuple[str, ...] | None:
+    """The first text of each picture, "" where it has none."""
+    return None if texts is None else tuple(several[0] if several else "" for several in texts)
 
 
 def blocks_of(pictures: Pictures) -> Blocks | None:
@@ -243,6 +262,11 @@ EMBEDDED: dict[str, tuple[str, frozenset[str]]] = {
 }
 """Sets that come with the package: home module, options. `name` is the training part, `name:held-out` the rest."""
 
+VARIANTS: dict[tuple[str, str], tuple[str, frozenset[str]]] = {
+    ("flowers", "words"): ("kakusan.data.flowers_combinations", frozenset({"size", "num"})),
+}
+"""Other sets of the same home: `flowers:words`, whose parts are `flowers:words:held-out` and so on."""
+
 
 def open_data(
     source: str | Path,
@@ -255,18 +279,34 @@ def open_data(
     """Open pictures: a folder, a zip file, tar shards, parquet files, or an embedded set.
 
     Args:
-        source: a path, or an embedded name (`flowers`, `digits`, with `:held-out` for the rest). A folder in the way of
-            a name is reached as `./flowers`. A folder that holds `.tar` or `.parquet` files and no pictures, one such
-            file, or a pattern such as `shards/train-*.tar` is streamed.
+        source: a path, or an embedded name (`flowers`, `flowers:words`, `digits`, each with `:held-out` for the rest).
+            A folder in the way of a name is reached as `./flowers`. A folder that holds `.tar` or `.parquet` files and
+            no pictures, one such file, or a pattern such as `shards/train-*.tar` is streamed.
         size: (H, W), or one number for a square; found from the pictures when not given.
         fit: how pictures of another size are brought to `size`; `CenterCrop()` when not given.
         flip: allow mirroring in training; off when not given.
-        options: the further arguments of `kakusan.data.folder.open_folder`, `kakusan.data.shards.open_shards` or
-            `kakusan.data.parquet.open_parquet`, or `num` for `flowers`.
+        options: fields of `kakusan.data.captioned.CaptionChoice` (captions from a file or from the names of classes)
+            for any source; besides the further arguments of `kakusan.data.folder.open_folder`,
+            `kakusan.data.shards.open_shards` or `kakusan.data.parquet.open_parquet`, or `num` for `flowers`.
 
     Raises:
         ValueError: no such folder or name, bad data (the message names the files), unknown option.
     """
+    from kakusan.data.captioned import CaptionChoice
+
+    spoken = {f.name: options.pop(f.name) for f in dataclasses.fields(CaptionChoice) if f.name in options}
+    choice = CaptionChoice(**spoken)
+    return choice.apply(_open(source, size=size, fit=fit, flip=flip, options=options))
+
+
+def _open(
+    source: str | Path,
+    *,
+    size: int | tuple[int, int] | None,
+    fit: Fit | None,
+    flip: bool | None,
+    options: dict[str, Any],
+) -> Pictures:
     name, _, part = str(source).partition(":")
     if isinstance(source, str) and name in EMBEDDED:
         if fit is not None:
@@ -298,8 +338,16 @@ def open_data(
 
 def _open_embedded(name: str, part: str, *, flip: bool | None, options: dict[str, Any]) -> Pictures:
     module, allowed = EMBEDDED[name]
-    if part not in ("", "train", "held-out"):
-        raise ValueError(f"the embedded data set {name!r} has no part {part!r}; use {name!r} or '{name}:held-out'")
+    variant, _, rest = part.partition(":")
+    if (name, variant) in VARIANTS:
+        module, allowed = VARIANTS[name, variant]
+        name, part = f"{name}:{variant}", rest
+    elif part not in ("", "train", "held-out"):
+        known = ["held-out", *(v for n, v in VARIANTS if n == name)]
+        also = "".join(f", '{name}:{p}'" for p in known[:-1])
+        raise ValueError(
+            f"the embedded data set {name!r} has no part {part!r}; use {name!r}{also} or '{name}:{known[-1]}'"
+        )
     _refuse_unknown(f"the embedded data set {name!r}", options, sorted(allowed))
     found: Pictures = importlib.import_module(module).pictures(split=part or "train", **options)
     if flip is None or flip == found.spec.flip:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from kakusan.data.fit import CenterCrop, Fit
 from kakusan.specs import register
@@ -138,6 +139,15 @@ class DataSpec:
     def sigma_data(self) -> float:
         """Root mean square of x0 over all channels: `sqrt(mean(std^2 + mean^2))`."""
         return math.sqrt(sum(m * m + s * s for m, s in zip(self.mean, self.std, strict=True)) / self.channels)
+
+    @property
+    def pictured(self) -> DataSpec:
+        """The spec of what is stored and shown: this one, or that of the pictures behind latents."""
+        return self
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Networks between what is stored and model space, by name; none for pictures."""
+        return {}
 
     def to_model(self, stored: Tensor) -> Tensor:
         """Stored integers (B, C, *size) -> float32 in [-1, 1]."""
