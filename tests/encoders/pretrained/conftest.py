@@ -1,0 +1,28 @@
+"""Folders with tiny networks of others, made once."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """(folder, network of transformers) of a text tower with its projection. Tests must not write into it."""
+    import tiny_networks
+
+    folder = tmp_path_factory.mktemp("encoders") / "clip"
+    return folder, tiny_networks.clip_text(folder)
+
+
+@pytest.fixture(scope="session")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The same of a T5 encoder."""
+    import tiny_networks
+
+    folder = tmp_path_factory.mktemp("encoders") / "t5"
+    return folder, tiny_networks.t5(folder)
