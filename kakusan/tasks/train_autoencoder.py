@@ -1,0 +1,90 @@
+"""`kakusan train-autoencoder`: an autoencoder of one's own pictures, with a page about its health."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from kakusan.autoencoders.folder import read
+from kakusan.autoencoders.health import Health
+from kakusan.config import DataSettings
+from kakusan.report.autoencoder import autoencoder_page, reconstruction_sheet
+from kakusan.report.png import save_png
+from kakusan.run_folder import RunFolder
+from kakusan.train.autoencoder import AutoencoderRun, AutoencoderTraining, shown
+from kakusan.train.sources import open_parts
+from kakusan.train.trainer import TrainStep
+
+SHOWN = 8
+
+
+def train_autoencoder(
+    data: DataSettings,
+    how: AutoencoderTraining,
+    out: Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    say: Callable[[str], None] = print,
+    on_step: Callable[[TrainStep, AutoencoderRun], None] | None = None,
+) -> Health:
+    """Train, or go on with a training, and write its folder and page; returns the last measurement.
+
+    Args:
+        data: what to train on.
+        how: what to train and how.
+        out: the folder.
+        device: auto, cpu, cuda.
+        threads: of the CPU.
+        say: takes lines for people.
+        on_step: called after every step.
+
+    Raises:
+        ValueError: a place that is taken, data that cannot be used, or settings other than those of the run there.
+    """
+    training, held_out = open_parts(data, seed=how.seed, say=say)
+    say(f"{len(training)} pictures ({len(held_out)} held out)")
+    before = torch.get_num_threads()
+    try:
+        run = AutoencoderRun(how, training, held_out, out, device=device, threads=threads, say=say, on_step=on_step)
+        health = run.run()
+        write_page(run, health)
+    finally:
+        torch.set_num_threads(before)
+    say(f"model   {RunFolder(out).latest()}")
+    say(f"report  {out / 'report.html'}")
+    return health
+
+
+@torch.no_grad()
+def write_page(run: AutoencoderRun, health: Health) -> Path:
+    """The page of a training and the sheet of its reconstructions, in its folder."""
+    stored = read(run.folder.path)
+    autoencoder, spec = stored.autoencoder, run.training.spec
+    pictures = run.held_out if len(run.held_out) else run.training
+    x = shown(pictures, SHOWN)
+    z = autoencoder.encode(x)
+    originals, decoded = spec.to_stored(x).numpy(), spec.to_stored(autoencoder.decode(z, size=spec.size)).numpy()
+    latents = z.numpy() if z.shape[1] <= 8 else None
+    sheet = reconstruction_sheet(list(originals), list(decoded), latents)
+    save_png(sheet, run.folder.path / "reconstructions.png")
+    shape = autoencoder.latent_shape(spec.shape)
+    facts = {
+        "kind": run.how.kind,
+        "pictures": len(run.training),
+        "picture": " x ".join(map(str, spec.shape)),
+        "latent": " x ".join(map(str, shape)),
+        "PSNR, dB": health.psnr,
+        "dead channels": len(health.dead),
+        "steps": run.trainer.step,
+        "minutes": round(run.elapsed() / 60.0, 1),
+    }
+    path = run.folder.path / "report.html"
+    commands = (
+        f'import kakusan.autoencoders\nautoencoder = kakusan.autoencoders.load("{run.folder.path}")\n'
+        "z = autoencoder.encode(x)\nx = autoencoder.decode(z)"
+    )
+    autoencoder_page(path, facts=facts, sheet=sheet, records=run.records(), health=health.record(), commands=commands)
+    return path
