@@ -16,6 +16,8 @@ from kakusan.couplings import Coupling, Independent, MinibatchTransport
 from kakusan.data.augment import LABELS
 from kakusan.data.spec import DataSpec
 from kakusan.denoiser import Denoiser
+from kakusan.encoders import TextEncoder
+from kakusan.encoders.conditioner import TOKENS, TextConditioner
 from kakusan.learned_schedule import LearnedSchedule
 from kakusan.likelihood.decoders import Categorical
 from kakusan.model_folder import Model
@@ -33,6 +35,7 @@ from kakusan.nn import (
     level_frequencies,
 )
 from kakusan.nn.dit import depth_for
+from kakusan.nn.tokens import ConditionTokens, CrossTokens
 from kakusan.objectives import (
     Absolute,
     Distance,
@@ -178,13 +181,19 @@ def build_model(
     condition_width: int | None = None,
     coupling: str = "independent",
     paired: tuple[Pair | None, float | None] = (None, None),
+    reader: TextEncoder | None = None,
+    frozen: bool = False,
 ) -> Model:
     """A fresh model for these data.
 
     Args:
         paired: how the picture to start from is made, and the most noise on it (the pair's own when None).
+        reader: what reads the texts of a model of texts, which then knows no classes.
+        frozen: whether the reader stays as it is.
     """
     pair, pair_noise = paired
+    if reader is not None:
+        return _of_texts(settings, spec, reader, coupling=coupling, frozen=frozen, pair=pair)
     conditional = settings.conditional and bool(spec.classes)
     noise = 0.0 if pair is None else pair.usual_noise if pair_noise is None else pair_noise
     width = (condition_width or 2 * settings.width) if conditional or noise else 0
@@ -192,14 +201,7 @@ def build_model(
         pair.check(spec.shape)
     spatial = 0 if pair is None else pair.channels(spec.shape)
     backbone = build_backbone(settings, spec, condition_width=width, spatial_channels=spatial)
-    denoiser = Denoiser(
-        backbone,
-        build_schedule(settings, spec),
-        choose(parameterizations(spec.sigma_data), settings.parameterization, "parameterization"),
-        sigma_data=spec.sigma_data,
-        independent_noise=choose(COUPLINGS, coupling, "coupling").independent,
-        learned_variance=choose(VARIANCES, settings.variance, "kind of variance"),
-    )
+    denoiser = _denoiser(settings, spec, backbone, coupling)
     dropout = settings.condition_dropout
     labels = ClassLabels(classes=spec.classes, width=width, dropout=dropout) if conditional else None
     if pair is None:
@@ -209,13 +211,37 @@ def build_model(
     )
 
 
+def _of_texts(
+    settings: ModelSettings, spec: DataSpec, reader: TextEncoder, *, coupling: str, frozen: bool, pair: Pair | None
+) -> Model:
+    """A fresh model that is asked with texts."""
+    if pair is not None:
+        raise ValueError("a model of texts cannot start from a picture as well yet; leave out pair or text")
+    width = 2 * settings.width
+    tokens = CrossTokens({TOKENS: reader.width})
+    backbone = build_backbone(settings, spec, condition_width=width, tokens=tokens)
+    conditioner = TextConditioner(encoder=reader, width=width, dropout=settings.condition_dropout, frozen=frozen)
+    return Model(_denoiser(settings, spec, backbone, coupling), conditioner)
+
+
+def _denoiser(settings: ModelSettings, spec: DataSpec, backbone: nn.Module, coupling: str) -> Denoiser:
+    return Denoiser(
+        backbone,
+        build_schedule(settings, spec),
+        choose(parameterizations(spec.sigma_data), settings.parameterization, "parameterization"),
+        sigma_data=spec.sigma_data,
+        independent_noise=choose(COUPLINGS, coupling, "coupling").independent,
+        learned_variance=choose(VARIANCES, settings.variance, "kind of variance"),
+    )
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A kind of network.
 
     Args:
         build: `build(settings, channels, size, **widths)` makes it, where widths are `out_channels`, `condition_width`,
-            `augment_width` and `spatial_channels`.
+            `augment_width`, `spatial_channels` and, for models of texts, `tokens`.
         dials: settings that it alone, or not every kind, uses.
     """
 
@@ -235,7 +261,7 @@ class Backbone:
             raise ValueError(f"backbone = {settings.backbone} has no {', '.join(told)}: leave that out")
 
 
-def build_unet(settings: ModelSettings, channels: int, size: Sequence[int], **widths: int) -> nn.Module:
+def build_unet(settings: ModelSettings, channels: int, size: Sequence[int], **widths: Any) -> nn.Module:
     """A U-Net, on patches where those are asked for."""
     widths_and_kinds = {
         **widths,
@@ -245,7 +271,7 @@ def build_unet(settings: ModelSettings, channels: int, size: Sequence[int], **wi
     return _with_levels(UNet.for_data, settings, channels, size, widths_and_kinds)
 
 
-def build_edm2(settings: ModelSettings, channels: int, size: Sequence[int], **widths: int) -> nn.Module:
+def build_edm2(settings: ModelSettings, channels: int, size: Sequence[int], **widths: Any) -> nn.Module:
     """A magnitude-preserving U-Net, on patches where those are asked for."""
     return _with_levels(MagnitudePreservingUNet.for_data, settings, channels, size, widths)
 
@@ -275,7 +301,7 @@ def _with_levels(
     return Patched(backbone=network, patch=patch) if patch > 1 else network
 
 
-def build_dit(settings: ModelSettings, channels: int, size: Sequence[int], **widths: int) -> nn.Module:
+def build_dit(settings: ModelSettings, channels: int, size: Sequence[int], **widths: Any) -> nn.Module:
     """A diffusion transformer."""
     attention = choose(ATTENTION, settings.attention, "kind of attention")
     depth = settings.layers or depth_for(settings.width)
@@ -310,7 +336,12 @@ BACKBONES = {
 
 
 def build_backbone(
-    settings: ModelSettings, spec: DataSpec, *, condition_width: int, spatial_channels: int = 0
+    settings: ModelSettings,
+    spec: DataSpec,
+    *,
+    condition_width: int,
+    spatial_channels: int = 0,
+    tokens: ConditionTokens | None = None,
 ) -> nn.Module:
     """The network that the settings describe."""
     kind = choose(BACKBONES, settings.backbone, "backbone")
@@ -325,6 +356,7 @@ def build_backbone(
         condition_width=condition_width,
         augment_width=len(LABELS) if spec.augment else 0,
         spatial_channels=spatial_channels,
+        **({} if tokens is None else {"tokens": tokens}),
     )
     return FourierFeatures(backbone=backbone, frequencies=frequencies) if frequencies else backbone
 

@@ -8,10 +8,11 @@ classifier-free guidance needs (Ho & Salimans 2022, arXiv 2207.12598).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kakusan.noise import Draws
@@ -24,6 +25,19 @@ class TokenSet:
 
     values: Tensor
     mask: Tensor | None = None
+
+    def filled(self, length: int) -> TokenSet:
+        """The same with `length` tokens, the further ones not real.
+
+        Raises:
+            ValueError: a set without a mask, all of whose tokens are real.
+        """
+        more = length - self.values.shape[1]
+        if more == 0:
+            return self
+        if self.mask is None:
+            raise ValueError("token sets of different lengths need masks")
+        return TokenSet(F.pad(self.values, (0, 0, 0, more)), F.pad(self.mask, (0, more)))
 
 
 @dataclass(frozen=True)
@@ -57,10 +71,19 @@ class Condition:
 
     def combine(self, other: Condition, function: Callable[[Tensor, Tensor], Tensor]) -> Condition:
         """`function(mine, theirs)` on every tensor; both must fill the same slots."""
-        pairs = iter(other.tensors())
         if len(self.tensors()) != len(other.tensors()) or set(self.tokens) != set(other.tokens):
             raise ValueError("two conditions of different kinds cannot be combined")
-        return self.map(lambda mine: function(mine, next(pairs)))
+        lengths = {name: max(len(c.tokens[name].values[0]) for c in (self, other)) for name in self.tokens}
+        mine, theirs = self._of_length(lengths), other._of_length(lengths)
+        pairs = iter(theirs.tensors())
+        return mine.map(lambda own: function(own, next(pairs)))
+
+    def _of_length(self, lengths: Mapping[str, int]) -> Condition:
+        """The same with token sets filled up to these lengths by tokens that are not real."""
+        if all(self.tokens[name].values.shape[1] == length for name, length in lengths.items()):
+            return self
+        filled = {name: tokens.filled(lengths[name]) for name, tokens in self.tokens.items()}
+        return replace(self, tokens=filled)
 
     def tensors(self) -> list[Tensor]:
         """Every tensor held, in a fixed order."""
@@ -101,12 +124,21 @@ class Conditioner(nn.Module):
     dropout: float = 0.0
     classes: tuple[str, ...] = ()
     """Names of the classes that can be asked for; empty where there are none."""
+    reads_texts: bool = False
+    """Whether it is asked with texts in place of classes."""
 
     def forward(self, raw: Any) -> Condition:
         """Raw values (B, ...) -> Condition."""
         raise NotImplementedError
 
-    def raw(self, x0: Tensor, labels: Tensor | None, draws: Draws, partner: Tensor | None = None) -> Any:
+    def raw(
+        self,
+        x0: Tensor,
+        labels: Tensor | None,
+        draws: Draws,
+        partner: Tensor | None = None,
+        text: Tensor | None = None,
+    ) -> Any:
         """What training makes a condition of: here the labels (B,) of the samples, None where they have none.
 
         Args:
@@ -114,8 +146,20 @@ class Conditioner(nn.Module):
             labels: (B,) or None.
             draws: the samples' own randomness.
             partner: (B, C, *spatial), the other pictures of data that come in pairs.
+            text: (B, L) int64, token numbers of one caption for each sample, padded.
         """
         return labels
+
+    def asked(self, labels: Sequence[int | str]) -> Any:
+        """Raw values of what a user asks for: here class indices (B,); texts where `reads_texts`.
+
+        Raises:
+            ValueError: not something that this conditioner reads.
+        """
+        least, most = min(map(int, labels)), max(map(int, labels))
+        if not 0 <= least <= most < len(self.classes):
+            raise ValueError(f"labels run from {least} to {most}; the model has classes 0 to {len(self.classes) - 1}")
+        return torch.tensor([int(label) for label in labels])
 
     def start(self, given: Any, labels: Tensor | None, seeds: Tensor) -> Condition:
         """The condition of samples that start from pictures (`kakusan.pairs.Given`).

@@ -64,6 +64,14 @@ class DataSettings:
         pair_source: a second folder with the same file names (depth, say), for pair = given.
         pair_noise: most noise, 0 to 1, that training puts on what the network starts from; samples choose theirs up to
             it. 0.4 for upscale, 0.7 for noisy and 0 for others when not given.
+        captions: a file of captions (jsonl, csv or parquet, also .gz) matched by file name, in place of those beside
+            the pictures.
+        captions_column: which of its columns.
+        captions_where: rows of it to take, as in pairing=exact.
+        captioned_only: leave pictures without a caption out.
+        templates: captions made from the names of classes where there are none, as in "a picture of a {class}".
+        autoencoder: train on the latents of this one (a folder of `kakusan train-autoencoder`), which are encoded once
+            and kept; pictures are decoded when they are drawn.
     """
 
     source: Annotated[str, arg(name="data")] = "flowers"
@@ -82,6 +90,12 @@ class DataSettings:
     pair: MaybeText = None
     pair_source: MaybeText = None
     pair_noise: MaybeFloat = None
+    captions: MaybeText = None
+    captions_column: MaybeText = None
+    captions_where: MaybeText = None
+    captioned_only: bool = False
+    templates: tuple[str, ...] = ()
+    autoencoder: MaybeText = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +152,31 @@ class ModelSettings:
     conditional: bool = True
     condition_dropout: float = 0.1
     control: MaybeText = None
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """Words as conditions: train on the captions of the pictures, and ask the model with texts.
+
+    Args:
+        encoder: what reads texts: own (a small transformer that is trained along), or the folder of a trained CLIP
+            (`kakusan train-clip`) or of a pretrained CLIP or T5, which then stays as it is. None for a model without.
+        vocabulary: of own: tokens that are learned from the captions.
+        length: of own: the most tokens of a text.
+        width: of own: features of a token.
+        layers: of own.
+    """
+
+    encoder: Annotated[MaybeText, arg(name="text", metavar="STR", help_behavior_hint="")] = None
+    vocabulary: int = 2048
+    length: Annotated[int, arg(name="text-length")] = 64
+    width: Annotated[int, arg(name="text-width")] = 128
+    layers: Annotated[int, arg(name="text-layers")] = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("vocabulary", 300), ("length", 4), ("width", 16), ("layers", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} of [text] must be at least {least}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -248,6 +287,7 @@ class TrainConfig:
 
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
+    text: TextSettings = field(default_factory=TextSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     run: RunSettings = field(default_factory=RunSettings)

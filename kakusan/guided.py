@@ -14,7 +14,7 @@ from kakusan.denoiser import BaseDenoiser
 from kakusan.grids import GRIDS
 from kakusan.guidance import ClassifierFree, Conditioned, NoisyClassifier, Rule
 from kakusan.levels import tabulate
-from kakusan.request import SampleRequest
+from kakusan.request import Asked, SampleRequest
 
 if TYPE_CHECKING:
     from kakusan.pipeline import Pipeline
@@ -57,16 +57,13 @@ def _condition(pipeline: Pipeline, request: SampleRequest) -> Condition | None:
 
 
 def _of_labels(
-    pipeline: Pipeline, conditioner: Conditioner, request: SampleRequest, labels: Sequence[int] | None
+    pipeline: Pipeline, conditioner: Conditioner, request: SampleRequest, labels: Sequence[Asked] | None
 ) -> Condition:
     """Of the labels and of the pictures to start from, where there are any; one label counts for all."""
     if labels is None:
         assert request.given is not None
         return conditioner.start(request.given, None, torch.tensor(request.seeds))
-    least, most = min(labels), max(labels)
-    if pipeline.classes and not 0 <= least <= most < len(pipeline.classes):
-        raise ValueError(f"labels run from {least} to {most}; the model has classes 0 to {len(pipeline.classes) - 1}")
-    chosen = torch.tensor(labels, device=pipeline.device)
+    chosen = conditioner.asked(labels).to(pipeline.device)
     if request.given is None:
         return conditioner(chosen)
     return conditioner.start(request.given, chosen.expand(len(request.seeds)), torch.tensor(request.seeds))
@@ -86,7 +83,7 @@ def _classifier_free(pipeline: Pipeline, request: SampleRequest, denoiser: BaseD
         null = _of_labels(pipeline, conditioner, request, request.negative)
     elif guidance.off:
         # Mixing conditions needs no unconditional model, which there may not be.
-        null = _of_labels(pipeline, conditioner, request, [0])
+        null = _of_labels(pipeline, conditioner, request, request.labels[:1] if request.labels else [0])
     else:
         null = conditioner.null()
     return guidance(denoiser, null, mixture=mixture)
@@ -110,7 +107,10 @@ class _Around:
     @property
     def labels(self) -> Tensor | None:
         labels = self.request.labels
-        return None if labels is None else torch.tensor(labels, device=self.pipeline.device)
+        if labels is None:
+            return None
+        # A classifier reads the classes of the data, whatever the model itself is asked with.
+        return torch.tensor([int(label) for label in labels], device=self.pipeline.device)
 
     def weaker(self, model: str, weights: str | None) -> BaseDenoiser:
         other = self.pipeline.companion(Path(model), weights)
@@ -126,5 +126,5 @@ class _Around:
 
 def _plain(request: SampleRequest, other: Pipeline) -> SampleRequest:
     """The request without guidance, and without labels where the other model has none."""
-    labels = request.labels if other.classes else None
+    labels = request.labels if other.classes or other.reads_texts else None
     return SampleRequest(seeds=request.seeds, labels=labels)

@@ -35,6 +35,14 @@ from kakusan.specs import from_spec, to_spec
 FORMAT = 1
 WEIGHTS, EMA, FACTS = "weights.safetensors", "ema.safetensors", "model.json"
 RAW = "raw"
+LOADERS = {
+    "denoiser": "kakusan.load",
+    "rival": "kakusan.rivals.load",
+    "noisy_classifier": "kakusan.train.classifier_folder.load",
+    "autoencoder": "kakusan.autoencoders.load",
+    "clip": "kakusan.encoders.load",
+}
+"""The entry of `model.json` that each kind of model has, and what loads it."""
 _MAX_FACTS = 32 * 2**20
 
 
@@ -46,9 +54,16 @@ class Model(nn.Module):
         self.denoiser = denoiser
         self.conditioner = conditioner
 
-    def raw(self, x0: Tensor, labels: Tensor | None, draws: Draws, partner: Tensor | None = None) -> Any:
+    def raw(
+        self,
+        x0: Tensor,
+        labels: Tensor | None,
+        draws: Draws,
+        partner: Tensor | None = None,
+        text: Tensor | None = None,
+    ) -> Any:
         """What a condition of training samples x0 (B, C, *size) is made of; None for an unconditional model."""
-        return None if self.conditioner is None else self.conditioner.raw(x0, labels, draws, partner)
+        return None if self.conditioner is None else self.conditioner.raw(x0, labels, draws, partner, text)
 
     def condition(self, raw: Any) -> Condition | None:
         """The condition of raw values (B, ...), None for an unconditional model."""
@@ -143,7 +158,8 @@ def write(
         ValueError: a value that is not finite. Such a state is never saved.
         OSError: the files cannot be written (the disk is full).
     """
-    return write_described(folder, model, describe(model, facts), ema, extra, texts)
+    networks = {f"{name}.safetensors": dict(network.state_dict()) for name, network in facts.data.networks().items()}
+    return write_described(folder, model, describe(model, facts), ema, {**(extra or {}), **networks}, texts)
 
 
 def write_described(
@@ -202,16 +218,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises:
         CorruptModel: missing, not JSON, of a format this version does not know, or of another kind of model.
     """
-    others = {"rival": "kakusan.rivals.load", "noisy_classifier": "kakusan.train.classifier_folder.load"}
-    return read_description(folder, "denoiser", others)
+    return read_description(folder, "denoiser")
 
 
-def read_description(folder: Path, part: str, others: Mapping[str, str]) -> dict[str, Any]:
+def read_description(folder: Path, part: str) -> dict[str, Any]:
     """The content of a `model.json`.
 
     Args:
-        part: the entry that describes the model.
-        others: the entries of other kinds of model, with the function that loads them.
+        part: the entry that describes the model, one of `LOADERS`.
 
     Raises:
         CorruptModel: missing, not JSON, of a format this version does not know, or of another kind of model.
@@ -227,8 +241,8 @@ def read_description(folder: Path, part: str, others: Mapping[str, str]) -> dict
         raise CorruptModel(f"{path} is damaged: {error}") from None
     if not isinstance(facts, dict):
         raise CorruptModel(f"{path} was not written by kakusan")
-    for other, loader in others.items():
-        if "format" in facts and other in facts:
+    for other, loader in LOADERS.items():
+        if other != part and "format" in facts and other in facts:
             raise CorruptModel(f"{folder} holds another kind of model ({other}): load it with {loader}")
     if "format" not in facts or part not in facts:
         raise CorruptModel(f"{path} was not written by kakusan")
@@ -297,6 +311,8 @@ def read(folder: Path, *, weights: str | None = None) -> tuple[Model, ModelFacts
     except Exception as error:
         # Whatever a changed file makes a constructor do, it is the file that is wrong.
         raise CorruptModel(f"{folder / FACTS} is incomplete or damaged: {error!r}") from None
+    for name, network in facts.data.networks().items():
+        put(network.eval().requires_grad_(False), read_tensors(folder, f"{name}.safetensors", description), folder)
     return model.eval(), facts, fill(model, folder, description, weights)
 
 
@@ -319,14 +335,23 @@ def fill(model: nn.Module, folder: Path, description: Mapping[str, Any], weights
         prefix = chosen + "/"
         averages = read_tensors(folder, EMA, description)
         tensors.update({k.removeprefix(prefix): v for k, v in averages.items() if k.startswith(prefix)})
-    missing = model.state_dict().keys() ^ tensors.keys()
+    put(model, tensors, folder)
+    return chosen
+
+
+def put(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Load tensors into the module that they are of.
+
+    Raises:
+        CorruptModel: tensors that are not those of `module`.
+    """
+    missing = module.state_dict().keys() ^ tensors.keys()
     if missing:
         raise CorruptModel(f"{folder}: weights and {FACTS} do not fit; they differ in {', '.join(sorted(missing)[:5])}")
-    for name, value in model.state_dict().items():
+    for name, value in module.state_dict().items():
         if value.shape != tensors[name].shape:
             raise CorruptModel(
                 f"{folder}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(value.shape)}"
             )
     with torch.no_grad():
-        model.load_state_dict(tensors)
-    return chosen
+        module.load_state_dict(tensors)

@@ -43,6 +43,8 @@ class Stream(IntEnum):
     MEASUREMENT = 16
     PAIR = 17
     PAIR_HELD_OUT = 18
+    CAPTION = 19
+    LATENT = 20
     RESERVED_FOR_TESTS = 255
 
 

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from kakusan import __version__, model_folder
+from kakusan.autoencoders import latents
 from kakusan.conditioning import Condition, class_index
 from kakusan.data.spec import DataSpec
 from kakusan.denoiser import BaseDenoiser
+from kakusan.encoders import conditioner, pretrained
 from kakusan.grids import GRIDS
 from kakusan.guidance import RULES, Guide, Rule
 from kakusan.guided import guided
 from kakusan.model_folder import Model, ModelFacts
 from kakusan.nn.graphed import Graphs, graphs_of
 from kakusan.pairs import Given, Pair, PairConditioner
-from kakusan.request import Each, SampleRequest
+from kakusan.request import Asked, Each, SampleRequest
 from kakusan.run_folder import find_model
 from kakusan.samplers import SAMPLERS, Sampler, Step, sample_iter
 from kakusan.specs import suggestion
@@ -29,6 +31,9 @@ from kakusan.train.classifier_folder import StoredClassifier
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+# A model folder names its parts by their classes, which are known once they are imported.
+KNOWN = (latents.LatentSpec, conditioner.TextConditioner, pretrained.PretrainedText)
 
 
 class Pipeline:
@@ -65,6 +70,20 @@ class Pipeline:
         """Names of the classes the model can be asked for; empty when it is unconditional."""
         return () if self.model.conditioner is None else self.model.conditioner.classes
 
+    def need_pixels(self, what: str) -> None:
+        """Refuse a model of latents.
+
+        Raises:
+            ValueError: saying that `what` is of pictures.
+        """
+        if self.data.networks():
+            raise ValueError(f"this is a model of latents, and {what} is of pixels; use a model of pixels")
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the model is asked with texts."""
+        return self.model.conditioner is not None and self.model.conditioner.reads_texts
+
     @property
     def named_classes(self) -> tuple[str, ...]:
         """What labels stand for: the model's classes, or those of its data, to which a classifier may lead it."""
@@ -81,6 +100,8 @@ class Pipeline:
     def to(self, device: torch.device | str) -> Pipeline:
         """Move the model."""
         self.model.to(device)
+        for network in self.data.networks().values():
+            network.to(device)
         self._companions.clear()
         self._classifiers.clear()
         return self
@@ -130,24 +151,30 @@ class Pipeline:
         self._graphs = graphs_of(self.model.denoiser.backbone)
         return self
 
-    def label_index(self, label: str | int) -> int:
-        """Index of a class given by name or number.
+    def label_index(self, label: str | int) -> Asked:
+        """What the model is asked for: the index of a class given by name or number, or a text as it is.
 
         Raises:
             ValueError: no such class, or a model without classes.
         """
-        return self._index(label, self.classes)
+        return self._asked(label, self.classes)
 
-    @staticmethod
-    def _index(label: str | int, classes: Sequence[str]) -> int:
+    def _asked(self, label: str | int, classes: Sequence[str]) -> Asked:
+        if self.reads_texts and classes == self.classes:
+            return str(label)
         if not classes:
             raise ValueError("this model was trained without classes; sample it without labels")
         return class_index(classes, label)
+
+    def label_name(self, label: Asked) -> str:
+        """What people call it: the name of a class, or the text itself."""
+        return label if isinstance(label, str) else self.named_classes[label]
 
     def request(
         self,
         *,
         labels: Sequence[str | int] | None = None,
+        prompts: Sequence[str] | None = None,
         num: int | None = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
@@ -160,6 +187,9 @@ class Pipeline:
         **options: Any,
     ) -> SampleRequest:
         """A checked request; arguments as in `sample`."""
+        if prompts is not None:
+            labels = self._prompted(labels, prompts, num)
+            num = None
         if isinstance(labels, str):
             raise ValueError(
                 f"labels is a list with one label for each picture, as in [{labels!r}] * 8; got {labels!r}"
@@ -202,16 +232,30 @@ class Pipeline:
         classes = self.classes_under(options.get("guides", ()))
         return SampleRequest(
             seeds=tuple(seeds) if seeds is not None else tuple(range(seed, seed + count)),
-            labels=None if labels is None else tuple(self._index(label, classes) for label in labels),
+            labels=None if labels is None else tuple(self._asked(label, classes) for label in labels),
             guidance_scale=_each(guidance_scale, 1.0),
             rescale=_each(rescale, 0.0),
             **options,
         )
 
+    def _prompted(
+        self, labels: Sequence[str | int] | None, prompts: Sequence[str], num: int | None
+    ) -> Sequence[str | int]:
+        """The prompts as labels, the only one repeated `num` times."""
+        if not self.reads_texts:
+            known = f"; it knows the classes {', '.join(self.classes[:8])}" if self.classes else ""
+            raise ValueError(f"this model was not trained on texts, so it takes no prompts{known}")
+        if labels is not None:
+            raise ValueError("labels and prompts exclude each other: a model of texts is asked with prompts")
+        if isinstance(prompts, str):
+            raise ValueError(f"prompts is a list with one text for each picture, as in [{prompts!r}] * 8")
+        return list(prompts) * num if num is not None and len(prompts) == 1 else list(prompts)
+
     def sample(
         self,
         *,
         labels: Sequence[str | int] | None = None,
+        prompts: Sequence[str] | None = None,
         num: int | None = None,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
@@ -224,6 +268,7 @@ class Pipeline:
 
         Args:
             labels: class names or indices, one for each picture.
+            prompts: texts, for a model of texts: one for each picture, or one for `num`.
             num: how many, when there are no labels.
             seed: of the first picture; the k-th has seed + k and does not depend on the others.
             seeds: one for each picture, in place of `seed`.
@@ -240,6 +285,7 @@ class Pipeline:
         """
         x0 = self.sample_tensor(
             labels=labels,
+            prompts=prompts,
             num=num,
             seed=seed,
             seeds=seeds,
@@ -307,7 +353,8 @@ class Pipeline:
         return {
             **request.record(),
             **({"companions": guiding} if guiding else {}),
-            "label_names": None if labels is None else [self.named_classes[label] for label in labels],
+            "label_names": None if labels is None else [self.label_name(label) for label in labels],
+            **({"prompt": labels[0]} if labels and self.reads_texts else {}),
             "model": self.model_hash,
             "model_path": None if self.path is None else str(self.path),
             "weights": self.weights,

@@ -13,6 +13,7 @@ from kakusan.samplers import DDIM, DPMSolverPP, Sampler
 from kakusan.specs import from_spec, suggestion, to_spec
 
 Each: TypeAlias = "float | tuple[float, ...]"
+Asked: TypeAlias = int | str
 T = TypeVar("T")
 
 
@@ -22,13 +23,13 @@ class SampleRequest:
 
     Args:
         seeds: one for each sample.
-        labels: one class index for each sample; None for no condition.
+        labels: what each sample is asked to be: a class index, or a text for a model of texts; None for no condition.
         guidance_scale: 1 is the conditional model, 0 the unconditional one; one number, or one for each sample.
         rescale: phi of the guidance rescale; one number, or one for each sample.
         interval: of t in which guidance acts.
         rule: how the two outputs of guidance are mixed.
-        negative: one class index for each sample, to be led away from in place of no condition.
-        mixture: (class index, weight) of further classes to follow; the label's own weight is 1 less theirs.
+        negative: one class index or text for each sample, to be led away from in place of no condition.
+        mixture: (class index or text, weight) of further conditions to follow; the label's own weight is 1 less theirs.
         guides: further guidance, in order.
         thresholding: how the predicted x0 is kept in range; None leaves it.
         sampler: how to step.
@@ -39,13 +40,13 @@ class SampleRequest:
     """
 
     seeds: tuple[int, ...]
-    labels: tuple[int, ...] | None = None
+    labels: tuple[Asked, ...] | None = None
     guidance_scale: Each = 1.0
     rescale: Each = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
     rule: Rule = field(default_factory=Linear)
-    negative: tuple[int, ...] | None = None
-    mixture: tuple[tuple[int, float], ...] = ()
+    negative: tuple[Asked, ...] | None = None
+    mixture: tuple[tuple[Asked, float], ...] = ()
     guides: tuple[Guide, ...] = ()
     thresholding: Thresholding | None = None
     sampler: Sampler = field(default_factory=lambda: DPMSolverPP(order=2))
@@ -177,7 +178,7 @@ class SampleRequest:
                 interval=(float(record["interval"][0]), float(record["interval"][1])),
                 rule=from_spec(record.get("rule", to_spec(Linear())), Rule),  # type: ignore[type-abstract]
                 negative=_indices(record.get("negative")),
-                mixture=tuple((int(label), float(weight)) for label, weight in record.get("mixture", ())),
+                mixture=tuple((_one(label), float(weight)) for label, weight in record.get("mixture", ())),
                 guides=tuple(from_spec(guide, Guide) for guide in record.get("guides", ())),  # type: ignore[type-abstract]
                 thresholding=None if threshold is None else from_spec(threshold, Thresholding),  # type: ignore[type-abstract]
                 sampler=from_spec(record["sampler"], Sampler),  # type: ignore[type-abstract]
@@ -197,8 +198,14 @@ def _listed(values: object) -> object:
     return list(values) if isinstance(values, tuple) else values
 
 
-def _indices(values: Sequence[Any] | None) -> tuple[int, ...] | None:
-    return None if values is None else tuple(int(value) for value in values)
+def _indices(values: Sequence[Any] | None) -> tuple[Asked, ...] | None:
+    if isinstance(values, str):
+        raise TypeError("labels are a list")
+    return None if values is None else tuple(_one(value) for value in values)
+
+
+def _one(value: Any) -> Asked:
+    return value if isinstance(value, str) else int(value)
 
 
 def _numbers(values: Any) -> Each:

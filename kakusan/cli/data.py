@@ -34,7 +34,8 @@ class CheckOptions:
 class GetOptions:
     """Fetch a known data set from its authors: oxford-flowers-102, mnist, fashion-mnist, cifar-10.
 
-    The only command of kakusan's that uses the network. Checksums are verified before anything is unpacked.
+    This and `get-encoder` are the only commands that use the network. Checksums are verified before anything is
+    unpacked.
 
     Args:
         name: which.

@@ -59,7 +59,7 @@ class PictureSet:
         Raises:
             ValueError: NaN among them.
         """
-        return cls(spec.to_stored(x0).cpu(), spec, labels, origin or {})
+        return cls(spec.to_stored(x0).cpu(), spec.pictured, labels, origin or {})
 
     @property
     def quantiser(self) -> str:

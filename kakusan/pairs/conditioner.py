@@ -105,7 +105,14 @@ class PairConditioner(Conditioner):
                 vector = told if vector is None else vector + told
         return Condition(vector=vector, spatial=raw.spatial)
 
-    def raw(self, x0: Tensor, labels: Tensor | None, draws: Draws, partner: Tensor | None = None) -> Start:
+    def raw(
+        self,
+        x0: Tensor,
+        labels: Tensor | None,
+        draws: Draws,
+        partner: Tensor | None = None,
+        text: Tensor | None = None,
+    ) -> Start:
         """Raw values of training samples x0 (B, C, *size) with labels (B,) or None.
 
         Args:

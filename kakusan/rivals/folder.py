@@ -15,7 +15,6 @@ from kakusan.rivals.base import Rival
 from kakusan.specs import from_spec, to_spec
 
 PART = "rival"
-_OTHERS = {"denoiser": "kakusan.load"}
 
 
 def describe(rival: Rival, training: Mapping[str, Any], profiles: tuple[str, ...]) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def read(path: str | Path, *, weights: str | None = None) -> tuple[Rival, dict[s
     folder = Path(path)
     if (folder / "checkpoints").is_dir() and not (folder / FACTS).is_file():
         raise CorruptModel(f"{folder} is a run of a diffusion model, not a rival: load it with kakusan.load")
-    description = model_folder.read_description(folder, PART, _OTHERS)
+    description = model_folder.read_description(folder, PART)
     kind = str(description.get("kind"))
     if kind not in RIVALS:
         raise CorruptModel(f"{folder / FACTS} names the kind {kind!r}; this version of kakusan has {', '.join(RIVALS)}")

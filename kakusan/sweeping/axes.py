@@ -195,7 +195,7 @@ def _interval(low: float | None, high: float | None, setup: Setup) -> Setup:
 
 
 def _labelled(subject: Subject, word: str) -> str:
-    return subject.pipeline.classes[subject.pipeline.label_index(word)]
+    return subject.pipeline.label_name(subject.pipeline.label_index(word))
 
 
 def _label(setup: Setup, value: str, subject: Subject) -> Setup:

@@ -52,7 +52,7 @@ class Published:
         for number, base in enumerate(self.bases):
             labels, parts = base.request.labels, []
             if labels is not None and "label" not in swept:
-                parts.append(self.subject.pipeline.classes[labels[0]])
+                parts.append(self.subject.pipeline.label_name(labels[0]))
             if "seed" not in swept:
                 parts.append(f"seed {base.request.seeds[0]}")
             found.append(", ".join(parts) or f"picture {number + 1}")
@@ -71,12 +71,12 @@ class Published:
     def told(self) -> dict[str, Any]:
         """Everything that decides the sweep, as plain values."""
         labels = [base.request.labels for base in self.bases]
-        classes = self.subject.pipeline.classes
+        name = self.subject.pipeline.label_name
         return {
             "axes": {axis.name: list(values) for axis, values in self.axes},
             **self.bases[0].record(),
             "seeds": [base.request.seeds[0] for base in self.bases],
-            "labels": [None if label is None else classes[label[0]] for label in labels],
+            "labels": [None if label is None else name(label[0]) for label in labels],
         }
 
     def at(self, *place: int) -> int:
@@ -173,7 +173,7 @@ class Published:
 
     def _label(self, cell: Cell) -> str | None:
         labels = cell.setup.request.labels
-        return None if labels is None else self.subject.pipeline.classes[labels[0]]
+        return None if labels is None else self.subject.pipeline.label_name(labels[0])
 
     def write(self, drawn: Sequence[Drawn], out: Path, told: Mapping[str, Any], suffix: str | None) -> list[str]:
         """Write everything into a folder; returns the names of the files."""

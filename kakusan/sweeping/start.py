@@ -78,7 +78,7 @@ def bases(
     if num is not None and num < 1:
         raise ValueError(f"a sweep needs at least one picture, got --num {num}")
     guided = [axis.name for axis in axes if axis.guides]
-    if not pipeline.classes and (guided or labels or "label" in swept):
+    if not (pipeline.classes or pipeline.reads_texts) and (guided or labels or "label" in swept):
         what = f"the axis {(guided or ['label'])[0]} has" if guided or "label" in swept else "--label has"
         raise ValueError(f"this model was trained without classes, so {what} nothing to act on; leave it out")
     if "label" in swept and labels:

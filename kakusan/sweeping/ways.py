@@ -17,7 +17,7 @@ from kakusan.grids import GRIDS
 from kakusan.guidance.switch import Switched, switch_points
 from kakusan.inversion import Noising, Side, kept_steps
 from kakusan.levels import tabulate
-from kakusan.request import SampleRequest
+from kakusan.request import Asked, SampleRequest
 from kakusan.samplers import sample
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ class SwitchLabel(Way):
     """Sampling under the label of the request for some steps, and under another from there on.
 
     Args:
-        to: class index of the other.
+        to: class index of the other, or a text.
         after: steps under the first, for each sample.
     """
 
-    to: int
+    to: Asked
     after: tuple[int, ...]
 
     def run(self, pipeline: Pipeline, request: SampleRequest) -> Tensor:

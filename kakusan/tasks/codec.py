@@ -93,4 +93,6 @@ def _labels(pipeline: Pipeline, found: Pictures) -> Tensor:
 def _load(run: Path, weights: str | None, device: str) -> Pipeline:
     where = runtime.pick_device(device)
     runtime.tune(device=where)
-    return load(run, weights=weights, device=where)
+    pipeline = load(run, weights=weights, device=where)
+    pipeline.need_pixels("a lossless code")
+    return pipeline

@@ -112,8 +112,10 @@ def sweep(settings: SweepSettings, out: Path, *, say: Say) -> list[Entry]:
     opened = open_all(settings, where)
     source, training, held_out = _real(settings, opened[0])
     for one in opened:
-        if one.model.data.shape != training.spec.shape:
-            raise ValueError(f"{one.name} draws {one.model.data.shape}, the real pictures are {training.spec.shape}")
+        if one.model.data.pictured.shape != training.spec.shape:
+            raise ValueError(
+                f"{one.name} draws {one.model.data.pictured.shape}, the real pictures are {training.spec.shape}"
+            )
     if out.exists() and any(out.iterdir()) and not (out / "measured").is_dir():
         raise ValueError(f"{out} is not empty and is not a comparison of kakusan's; choose another --out")
     judging = Judging.open(
@@ -163,7 +165,7 @@ def _open(run: Path, weights: str | None, device: torch.device) -> Pipeline | Ri
 def _real(settings: SweepSettings, first: Opened) -> tuple[str, Pictures, Pictures]:
     """(where they come from, pictures to train on, pictures held out)."""
     if settings.data is not None:
-        size = first.model.data.size[0]
+        size = first.model.data.pictured.size[0]
         return settings.data, *open_parts(DataSettings(source=settings.data, size=size, held_out_seed=0), seed=0)
     if isinstance(first.model, RivalPipeline):
         raise ValueError("a rival does not say where its pictures are; name them with --data, or put a run first")

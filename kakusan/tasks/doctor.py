@@ -34,6 +34,7 @@ def examine(
 ) -> Findings:
     """Run the three tests and draw a picture of the samples they rest on."""
     averaged, raw = load(run), load(run, weights=RAW)
+    averaged.need_pixels("this examination")
     pictures = reopen(averaged, data)
     levels, raw_levels = (_levels(p, pictures) for p in (averaged, raw))
     request = averaged.request(labels=_labels(averaged), num=SHOWN, sampler=sampler, grid=grid, num_steps=num_steps)

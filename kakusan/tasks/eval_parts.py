@@ -199,7 +199,8 @@ def likelihood(draft: Draft) -> None:
     """Bits per dimension of a few held-out pictures, by the bound or whatever the model has."""
     model, held_out = draft.subject.model, draft.subject.held_out
     count = min(LIKELIHOOD, len(held_out))
-    if model is None or count < 2:
+    # Bits of latents are not those of pictures.
+    if model is None or count < 2 or model.data.networks():
         return
     rows = [int(row) for row in torch.linspace(0, len(held_out) - 1, count).round()]
     if isinstance(model, Pipeline):

@@ -55,7 +55,7 @@ def _errors(pipeline: Pipeline, pictures: Pictures, times: Tensor, count: int, s
     found = []
     for start in range(0, len(rows), batch):
         mine = rows[start : start + batch]
-        x0 = pictures.spec.to_model(pictures.read(mine.numpy())).to(pipeline.device)
+        x0 = pipeline.data.to_model(pictures.read(mine.numpy())).to(pipeline.device)
         numbers = torch.arange(start, start + len(mine))
         eps = normal(
             torch.full_like(numbers, seed),

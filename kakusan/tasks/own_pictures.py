@@ -36,6 +36,7 @@ def read_own(path: Path, data: DataSpec, *, fit: str | None = None, size: Sequen
     Raises:
         ValueError: no picture there, another size without `fit`, another number of channels or bits.
     """
+    spec, data = data, data.pictured
     wanted = tuple(data.size if size is None else size)
     values = _read(path)
     if values.shape[2] != data.channels:
@@ -49,7 +50,7 @@ def read_own(path: Path, data: DataSpec, *, fit: str | None = None, size: Sequen
     stored = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))).unsqueeze(0)
     if int(stored.to(torch.int32).max()) > data.high or int(stored.to(torch.int32).min()) < data.low:
         raise ValueError(f"{path} has values outside {data.low:g} to {data.high:g}, the range of the model's pictures")
-    return data.to_model(stored)
+    return spec.to_model(stored)
 
 
 def read_mask(path: Path, size: Sequence[int], *, fit: str | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from kakusan.pipeline import Pipeline
-from kakusan.request import SampleRequest
+from kakusan.request import Asked, SampleRequest
 
 ANIMATIONS = (".gif", ".webp", ".mp4")
 OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mp4")
@@ -27,21 +28,26 @@ def write(
     """One sheet or single files, each with its record; `scale` as in `report.grids.grid`."""
     from kakusan.report.grids import grid
     from kakusan.report.png import save_png
+    from kakusan.report.prompts import prompt_sheet
 
     if one_file(out):
         if len(pictures) == 1:
             save_png(pictures[0], out, pipeline.record(request, kind="single", index=0))
         else:
             rows = columns or max(1, round(len(pictures) ** 0.5))
-            names = _row_names(pipeline, request, rows)
-            sheet = grid(pictures, columns=rows, row_labels=names, scale=scale)
+            names = None
+            if pipeline.reads_texts and request.labels is not None:
+                sheet = prompt_sheet(_by_text(request.labels, pictures), columns=rows, scale=scale)
+            else:
+                names = _row_names(pipeline, request, rows)
+                sheet = grid(pictures, columns=rows, row_labels=names, scale=scale)
             save_png(sheet, out, pipeline.record(request, kind="sheet", columns=rows, rows=names, scale=scale))
         yield f"wrote {out}"
         return
     place = 0
     for chunk in request.chunks():
         for index, seed in enumerate(chunk.seeds):
-            label = "" if chunk.labels is None else f"-{plain_name(pipeline.named_classes[chunk.labels[index]])}"
+            label = "" if chunk.labels is None else f"-{plain_name(pipeline.label_name(chunk.labels[index]))}"
             record = pipeline.record(chunk, kind="single", index=index)
             save_png(pictures[place], out / f"{place:05d}{label}-seed{seed}.png", record)
             place += 1
@@ -65,6 +71,12 @@ def plain_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:60]
 
 
+def _by_text(labels: Sequence[Asked], pictures: Sequence[Any]) -> list[tuple[str, list[Any]]]:
+    """Each text with its pictures; equal ones stand together where they follow each other."""
+    pairs = itertools.groupby(zip(labels, pictures, strict=True), key=lambda pair: str(pair[0]))
+    return [(text, [picture for _, picture in group]) for text, group in pairs]
+
+
 def _row_names(pipeline: Pipeline, request: SampleRequest, columns: int) -> list[str] | None:
     """Names of the rows, when every row holds one class."""
     if request.labels is None or len(request.labels) % columns:
@@ -72,7 +84,7 @@ def _row_names(pipeline: Pipeline, request: SampleRequest, columns: int) -> list
     rows = [set(request.labels[i : i + columns]) for i in range(0, len(request.labels), columns)]
     if any(len(row) > 1 for row in rows):
         return None
-    return [pipeline.named_classes[row.pop()] for row in rows]
+    return [pipeline.label_name(row.pop()) for row in rows]
 
 
 def write_trajectory(pipeline: Pipeline, request: SampleRequest, path: Path) -> str:

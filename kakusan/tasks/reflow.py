@@ -59,6 +59,7 @@ def reflow(
         ValueError: a stochastic sampler, a bridge, or a folder that holds another run.
     """
     pipeline = load(source, device=runtime.pick_device(device))
+    pipeline.need_pixels("reflow")
     if isinstance(pipeline.facts.objective.coupling, Bridge):
         raise ValueError("this model is a bridge: its samples start from its sources, not from noise that seeds make")
     classes = pipeline.classes

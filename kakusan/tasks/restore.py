@@ -70,6 +70,7 @@ def restore(
     where = runtime.pick_device(device)
     runtime.tune(device=where)
     pipeline = load(run, weights=weights, device=where)
+    pipeline.need_pixels("what was measured")
     operator = problem.operator(pipeline.data, fit)
     drawn = max(num, PARTICLES) if method.groups else num
     request = pipeline.request(

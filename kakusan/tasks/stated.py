@@ -32,7 +32,8 @@ def stated_bits(
         ValueError: a likelihood that is not finite.
     """
     count = min(num, len(held_out))
-    if count < 2:
+    # Bits of latents are not those of pictures.
+    if count < 2 or model.data.networks():
         return None
     rows = np.linspace(0, len(held_out) - 1, count).round().astype(np.int64)
     if isinstance(model, Pipeline):

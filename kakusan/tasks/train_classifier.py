@@ -55,6 +55,7 @@ def train_classifier(
     where = runtime.pick_device(device)
     runtime.tune(threads=threads, device=where)
     pipeline = load(run, device=where)
+    pipeline.need_pixels("a classifier of noisy pictures")
     pictures, held_out = reopen_parts(pipeline, data)
     training = Labelled.of(pictures)
     # Layers draw their first weights from the global generator: borrow it and give it back as it was.

@@ -80,8 +80,7 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> StoredClassifie
     """
     if not folder.is_dir():
         raise ValueError(f"there is no classifier at {folder}; train one with: kakusan train-classifier RUN")
-    others = {"denoiser": "kakusan.load", "rival": "kakusan.rivals.load"}
-    description = model_folder.read_description(folder, PART, others)
+    description = model_folder.read_description(folder, PART)
     try:
         network = from_spec(description[PART], NoisyConvNet)
         data = from_spec(description["data"], DataSpec)

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kakusan.autoencoders.latents import LatentPictures
 from kakusan.data.augment import Augmentation
 from kakusan.data.order import order
 from kakusan.data.source import Pictures, blocks_of, decoder_of
-from kakusan.noise import Stream, uniform
+from kakusan.noise import Draws, Stream, uniform
 from kakusan.train.distributed import World
 from kakusan.train.partners import Partners
 from kakusan.train.resident import Resident, fits
+from kakusan.train.texts import Texts
 from kakusan.train.workers import DecodingPace
 
 
@@ -32,6 +34,7 @@ class Batch:
         augment: (B, 9), what was done to each sample (`kakusan.data.augment`), or None.
         eps: (B, C, *size), the noise that goes with each sample where a coupling settled that for the whole batch.
         partner: (B, C, *size), the other pictures of data that come in pairs.
+        text: (B, L) int64, token numbers of a caption of each sample.
     """
 
     x0: Tensor
@@ -41,15 +44,16 @@ class Batch:
     augment: Tensor | None = None
     eps: Tensor | None = None
     partner: Tensor | None = None
+    text: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x0)
 
     def part(self, rows: slice) -> Batch:
         """Some of the samples."""
-        optional = (self.raw, self.augment, self.eps, self.partner)
-        raw, augment, eps, partner = (None if part is None else part[rows] for part in optional)
-        return Batch(self.x0[rows], raw, self.numbers[rows], self.indices[rows], augment, eps, partner)
+        optional = (self.raw, self.augment, self.eps, self.partner, self.text)
+        raw, augment, eps, partner, text = (None if part is None else part[rows] for part in optional)
+        return Batch(self.x0[rows], raw, self.numbers[rows], self.indices[rows], augment, eps, partner, text)
 
 
 class Feed:
@@ -67,6 +71,7 @@ class Feed:
         resident: keep the whole set on the device; when not given, on an accelerator where it comfortably fits. The
             batches are the same.
         partners: the other pictures of data that come in pairs; they are read ahead and not kept on the device.
+        texts: the captions, for models of texts.
     """
 
     def __init__(
@@ -79,14 +84,16 @@ class Feed:
         world: World | None = None,
         resident: bool | None = None,
         partners: Partners | None = None,
+        texts: Texts | None = None,
     ) -> None:
         if len(pictures) == 0:
             raise ValueError("the data set is empty: there is nothing to train on")
         self.pictures, self.seed, self.size, self.device = pictures, seed, batch, torch.device(device)
         self.world = World() if world is None else world
-        self.waited, self.partners = 0.0, partners
+        self.waited, self.partners, self.texts = 0.0, partners, texts
         self._blocks, self._decoder = blocks_of(pictures), decoder_of(pictures)
-        self.resident = partners is None and (fits(pictures, self.device) if resident is None else resident)
+        alone = partners is None and not isinstance(pictures, LatentPictures)
+        self.resident = alone and (fits(pictures, self.device) if resident is None else resident)
         self._resident: Resident | None = None
 
     def batch(self, start: int, count: int | None = None) -> Batch:
@@ -103,9 +110,15 @@ class Feed:
         """(start, indices, stored pictures, their partners, seconds): decoding, which may wait for the disk."""
         began = time.perf_counter()
         start, indices = self._chosen(start, count)
-        stored = self.pictures.read(indices.numpy())
+        stored = self._seen(indices, start)
         partner = None if self.partners is None else self.partners.read(indices.numpy())
         return start, indices, stored, partner, time.perf_counter() - began
+
+    def _seen(self, indices: Tensor, start: int) -> Tensor:
+        """Stored pictures; latents are drawn for each sample of the training, and may be of mirrored pictures."""
+        if isinstance(self.pictures, LatentPictures):
+            return self.pictures.seen(indices, self.seed, torch.arange(start, start + len(indices)))
+        return self.pictures.read(indices.numpy())
 
     def _made(
         self, start: int, indices: Tensor, stored: Tensor, partner: Tensor | None = None, _: float = 0.0
@@ -141,7 +154,10 @@ class Feed:
         if partner is not None:
             x0, partner = x0[:, :own].contiguous(), x0[:, own:].contiguous()
         # A changed picture is one that could be stored, as every other is: likelihoods count on that.
-        return Batch(spec.snap(x0) if spec.augment else x0, raw, numbers, indices, done, partner=partner)
+        text = None
+        if self.texts is not None:
+            text = self.texts.take(indices, Draws(torch.full_like(numbers, self.seed), numbers)).to(self.device)
+        return Batch(spec.snap(x0) if spec.augment else x0, raw, numbers, indices, done, partner=partner, text=text)
 
     def read_ahead(self, start: int, ahead: int = 2) -> Generator[Batch]:
         """Endless batches from sample number `start`, the next ones read while one is used.

@@ -15,6 +15,7 @@ from kakusan.model_folder import Model
 from kakusan.noise import Draws, Stream
 from kakusan.objectives import Objective, trivial_floor
 from kakusan.train.partners import Partners
+from kakusan.train.texts import Texts
 
 LEVELS = 8
 MEASURED_AT_ONCE = 64
@@ -54,11 +55,12 @@ class FixedPairs:
         batch: int = MEASURED_AT_ONCE,
         device: torch.device | str = "cpu",
         partners: Partners | None = None,
+        texts: Texts | None = None,
     ) -> None:
         if len(pictures) == 0:
             raise ValueError("there are no pictures to measure on")
         self.pictures, self.objective, self.seed = pictures, objective, seed
-        self.batch, self.device, self.partners = batch, torch.device(device), partners
+        self.batch, self.device, self.partners, self.texts = batch, torch.device(device), partners, texts
         self.count = max(LEVELS, count // LEVELS * LEVELS)
         self._stored: dict[int, Tensor] = {}
 
@@ -73,6 +75,7 @@ class FixedPairs:
             batch=batch,
             device=self.device,
             partners=self.partners,
+            texts=self.texts,
         )
 
     def measure_cut(self, model: Model, weights: Mapping[str, Tensor], batch: int) -> LevelReport:
@@ -103,7 +106,8 @@ class FixedPairs:
             eps = self.objective.coupling.eps(x0, noise)
             draws = Draws(noise.seeds(), numbers[rows], Stream.PAIR_HELD_OUT)
             partner = None if self.partners is None else self.partners.read(chosen[rows].numpy()).to(self.device)
-            given = model.raw(x0, raw, draws, partner)
+            text = None if self.texts is None else self.texts.take(chosen[rows], draws).to(self.device)
+            given = model.raw(x0, raw, draws, partner, text)
             terms = _terms(model, self.objective, x0, given, t[rows], eps, weights)
             losses.append(terms[0].cpu())
             errors.append(terms[1].cpu())

@@ -3,55 +3,75 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from kakusan import choices
 from kakusan.choices import build_pair
-from kakusan.config import DataSettings, TrainConfig
+from kakusan.config import TrainConfig
 from kakusan.data.source import Pictures
 from kakusan.data.spec import DataSpec
+from kakusan.encoders.conditioner import TextConditioner
 from kakusan.model_folder import Model
 from kakusan.noise import Draws, Stream
 from kakusan.pairs import Given, Pair, PairConditioner
 from kakusan.train.control import control_model
+from kakusan.train.feed import Feed
 from kakusan.train.partners import Partners, open_partners
+from kakusan.train.texts import Texts, reader_for, texts_of
 
 if TYPE_CHECKING:
     from kakusan.train.run import TrainingRun
 
 
+Captions: TypeAlias = Sequence[Sequence[str]]
+
+
 @dataclass(frozen=True)
 class Pairing:
-    """The pair of a run and its second pictures; all of it None for a run without.
+    """The pair of a run, its second pictures and its captions; all of it None for a run without.
 
     Args:
         pair: how the picture to start from is made.
         training: partners of the pictures trained on, where they come with the data.
         held_out: partners of those held out.
         noise: most noise on it; the pair's own when None.
+        captions: all captions of each picture trained on, and of each held out.
+        texts: the same as token numbers, once the model is built that reads them.
     """
 
     pair: Pair | None = None
     training: Partners | None = None
     held_out: Partners | None = None
     noise: float | None = None
+    captions: tuple[Captions, Captions] | None = None
+    texts: tuple[Texts | None, Texts | None] = (None, None)
 
     @classmethod
-    def open(cls, data: DataSettings, training: Pictures, held_out: Pictures) -> Pairing:
+    def open(cls, config: TrainConfig, training: Pictures, held_out: Pictures) -> Pairing:
         """What the settings ask for.
 
         Raises:
-            ValueError: pictures without a partner, or settings that do not go together.
+            ValueError: pictures without a partner or captions, or settings that do not go together.
         """
+        data = config.data
+        if config.text.encoder is not None:
+            if data.pair is not None or config.model.control is not None:
+                raise ValueError("a model of texts cannot start from a picture as well yet; leave out pair or text")
+            return cls(captions=(texts_of(training), texts_of(held_out) if len(held_out) else []))
         if data.pair_source is None:
             return cls(build_pair(data), noise=data.pair_noise)
         first = open_partners(training, data.pair_source)
         second = open_partners(held_out, data.pair_source) if len(held_out) else None
         return cls(build_pair(data, first.channels), first, second, data.pair_noise)
+
+    def feed(self, pictures: Pictures, **settings: Any) -> Feed:
+        """The batches of the pictures trained on, with all that comes with them; settings as of `Feed`."""
+        return Feed(pictures, partners=self.training, texts=self.texts[0], **settings)
 
     def fingerprint(self, pictures: Pictures) -> str:
         """Of the data as a whole."""
@@ -61,12 +81,24 @@ class Pairing:
 
     def build(self, config: TrainConfig, spec: DataSpec) -> Model:
         """The fresh model of a run: of its own settings, or a branch beside a trained one."""
+        if self.captions is not None:
+            reader, frozen = reader_for(config.text, self.captions[0])
+            coupling = config.objective.coupling
+            return choices.build_model(config.model, spec, coupling=coupling, reader=reader, frozen=frozen)
         if config.model.control is None:
             paired, coupling = (self.pair, self.noise), config.objective.coupling
             return choices.build_model(config.model, spec, coupling=coupling, paired=paired)
         if self.pair is None or self.noise:
             raise ValueError("a control branch follows a picture without noise: set pair, and leave pair_noise out")
         return control_model(config.model.control, self.pair, spec, dropout=config.model.condition_dropout)
+
+    def read_by(self, model: Model) -> Pairing:
+        """The same with the captions as the numbers that this model reads."""
+        if self.captions is None or not isinstance(model.conditioner, TextConditioner):
+            return self
+        encoder = model.conditioner.encoder
+        training, held_out = (Texts(each, encoder) if each else None for each in self.captions)
+        return replace(self, texts=(training, held_out))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,21 +107,25 @@ class Shown:
 
     Args:
         x0: (B, C, *size), the originals.
-        given: what the samples start from.
-        labels: class indices, or None.
+        given: what the samples start from; None for noise alone.
+        labels: class indices or texts, or None.
     """
 
     x0: Tensor
-    given: Given
-    labels: list[int] | None
+    given: Given | None
+    labels: list[int] | list[str] | None
 
 
 def shown_of(run: TrainingRun, count: int) -> Shown | None:
-    """At most `count` held-out pictures, or training pictures where none are held out; None for a run without pairs."""
+    """At most `count` held-out pictures, or training pictures where none are held out; None for a run on neither pairs
+    nor texts.
+    """
     conditioner = run.model.conditioner
+    held = len(run.held_out) > 0
+    if run.pairing.captions is not None:
+        return _captioned(run.held_out if held else run.training, run.pairing.captions[held], count)
     if not isinstance(conditioner, PairConditioner):
         return None
-    held = len(run.held_out) > 0
     pictures, partners = (run.held_out, run.pairing.held_out) if held else (run.training, run.pairing.training)
     count = min(count, len(pictures))
     rows = torch.arange(count) * len(pictures) // count
@@ -107,3 +143,11 @@ def shown_of(run: TrainingRun, count: int) -> Shown | None:
         spatial = conditioner.noised(spatial, torch.full((count,), level), draws)
     labels = None if pictures.labels is None or not conditioner.classes else pictures.labels[rows].tolist()
     return Shown(x0, Given(spatial, level), labels)
+
+
+def _captioned(pictures: Pictures, captions: Captions, count: int) -> Shown:
+    count = min(count, len(pictures))
+    rows = torch.arange(count) * len(pictures) // count
+    # Of several captions one picture shows its first, the next its second, so that all languages are seen.
+    texts = [(captions[row] or [""])[k % max(1, len(captions[row]))] for k, row in enumerate(rows.tolist())]
+    return Shown(pictures.spec.to_model(pictures.read(rows.numpy())), None, texts)

@@ -56,14 +56,17 @@ def preview(
         averaged = facts.data.to_pil(draw(model, facts, seed=seed, batch=batch, shown=shown)[0])
     labels = request.labels
     rows = {"average": averaged, "raw": raw}
-    if shown is not None and isinstance(model.conditioner, PairConditioner):
+    if shown is not None and shown.given is None:
+        rows = {**rows, "original": facts.data.to_pil(shown.x0)}
+    elif shown is not None and isinstance(model.conditioner, PairConditioner):
+        assert shown.given is not None
         given = model.conditioner.pair.shown(shown.given.spatial, facts.data.shape)
         rows = {"given": facts.data.to_pil(given), **rows, "original": facts.data.to_pil(shown.x0)}
     sheet = grid(
         [picture for row in rows.values() for picture in row],
         columns=len(drawn),
         row_labels=list(rows),
-        column_labels=None if labels is None else [pipeline.classes[label] for label in labels],
+        column_labels=None if labels is None else [pipeline.label_name(label) for label in labels],
     )
     path = run.samples / f"step-{step:08d}.png"
     save_png(sheet, path, {"kind": "preview", "step": step, **pipeline.record(request)})
@@ -88,6 +91,7 @@ def draw(
         pipeline = Pipeline(model, facts, weights=RAW)
         classes = pipeline.classes
         num = SHOWN
+        labels: Sequence[int] | Sequence[str] | None
         labels = [i * max(1, len(classes) // SHOWN) % len(classes) for i in range(SHOWN)] if classes else None
         if shown is not None:
             num, labels = len(shown.x0), shown.labels

@@ -42,9 +42,10 @@ def reopen_parts(pipeline: Pipeline, source: str | None = None) -> tuple[Picture
     config = merge(TrainConfig(), training["config"], "the checkpoint")
     data = config.data if source is None else dataclasses.replace(config.data, source=source)
     pictures, held_out = open_parts(data, seed=config.run.seed)
-    if pictures.spec.shape != pipeline.data.shape:
+    expected = pipeline.data.pictured.shape
+    if pictures.spec.shape != expected:
         raise ValueError(
-            f"the pictures of {data.source} are {pictures.spec.shape}, the model was trained on {pipeline.data.shape}"
+            f"the pictures of {data.source} are {pictures.spec.shape}, the model was trained on {expected}"
         )
     if pictures.spec.classes != pipeline.data.classes or pictures.spec.bits != pipeline.data.bits:
         raise ValueError(
@@ -59,6 +60,7 @@ def pictures_to_measure(pipeline: Pipeline, source: str = HELD_OUT) -> Pictures:
     Raises:
         ValueError: pictures that do not fit the model: another size, number of channels, depth or range.
     """
+    pipeline.need_pixels("a likelihood")
     spec = pipeline.data
     if source != HELD_OUT:
         pictures = open_data(source)

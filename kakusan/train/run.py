@@ -28,6 +28,7 @@ from kakusan.train.ema import EmaProfile
 from kakusan.train.estimate import Estimate
 from kakusan.train.feed import Feed
 from kakusan.train.held_out import MEASURED_AT_ONCE, FixedPairs
+from kakusan.train.latents import open_trained
 from kakusan.train.levers import choose_levers, pull, uncompiled
 from kakusan.train.memory import Portions
 from kakusan.train.metrics_log import MetricsLog, NoLog
@@ -39,7 +40,7 @@ from kakusan.train.posthoc import Snapshots, storage
 from kakusan.train.previews import SHOWN, draw_watched, end_report, preview
 from kakusan.train.record import environment_of, facts_of
 from kakusan.train.signals import catch_signals
-from kakusan.train.sources import coupled, open_parts
+from kakusan.train.sources import coupled
 from kakusan.train.trainer import DiffusionLoss, Group, Trainer, TrainingDiverged, TrainStep, seeded
 from kakusan.train.watching import Watching
 
@@ -86,11 +87,13 @@ class TrainingRun:
         self.device = self.world.device
         self.facts_of_machine = runtime.tune(threads=config.run.threads, device=self.device)
         self.precision = runtime.pick_precision(config.run.precision, self.device)
-        self.training, self.held_out = self.world.first(lambda: open_parts(config.data, seed=config.run.seed, say=say))
+        opening = partial(open_trained, config.data, seed=config.run.seed, say=say)
+        self.training, self.held_out = self.world.first(opening)
         self.spec = self.training.spec
-        self.pairing = Pairing.open(config.data, self.training, self.held_out)
+        self.pairing = Pairing.open(config, self.training, self.held_out)
         with seeded(config.run.seed):
             self.model = self.pairing.build(config, self.spec).to(self.device)
+        self.pairing = self.pairing.read_by(self.model)
         self.levers = choose_levers(config.engine, self.device)
         pull(self.model.denoiser.backbone, self.levers)
         self.objective = coupled(choices.build_objective(config.objective, self.spec), self.training)
@@ -129,10 +132,7 @@ class TrainingRun:
 
     def _feed(self) -> Feed:
         run = self.config.run
-        partners = self.pairing.training
-        return Feed(
-            self.training, seed=run.seed, batch=run.batch, device=self.device, world=self.world, partners=partners
-        )
+        return self.pairing.feed(self.training, seed=run.seed, batch=run.batch, device=self.device, world=self.world)
 
     def _pace(self) -> Pace:
         """What one step takes. A run keeps its number of threads, because sums depend on it in their last bits."""
@@ -307,9 +307,10 @@ class TrainingRun:
             self.say(f"step {self.trainer.step} was saved; the same command goes on from there")
 
     def fixed_pairs(self, pictures: Pictures) -> FixedPairs:
-        partners = self.pairing.training if pictures is self.training else self.pairing.held_out
-        objective, seed = coupled(self.objective, pictures), self.config.run.seed
-        return FixedPairs(pictures, objective, seed=seed, device=self.device, partners=partners)
+        mine = pictures is self.training
+        partners = self.pairing.training if mine else self.pairing.held_out
+        objective, seed, texts = coupled(self.objective, pictures), self.config.run.seed, self.pairing.texts[not mine]
+        return FixedPairs(pictures, objective, seed=seed, device=self.device, partners=partners, texts=texts)
 
     def _due(self, times: int) -> bool:
         """Whether one of `times` evenly spread events falls on this step."""

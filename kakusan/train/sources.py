@@ -29,7 +29,7 @@ def _parts(data: DataSettings, *, seed: int, say: Callable[[str], None] | None) 
         if data != DataSettings(source=data.source, held_out=data.held_out, cache=data.cache):
             raise ValueError(f"{data.source} holds pairs of reflow, which take no setting but held_out: they are ready")
         return pairs.open().split(data.held_out)
-    options: dict[str, Any] = {"size": data.size, "flip": data.flip or None}
+    options: dict[str, Any] = {"size": data.size, "flip": data.flip or None, **_caption_options(data)}
     name, _, part = data.source.partition(":")
     if name in EMBEDDED:
         _refuse_ignored(data, name)
@@ -59,6 +59,18 @@ def _parts(data: DataSettings, *, seed: int, say: Callable[[str], None] | None) 
         if say is not None:
             say(f"data: {note}")
     return kept, held_out
+
+
+def _caption_options(data: DataSettings) -> dict[str, Any]:
+    """What is to be done about captions; nothing said leaves those that the pictures bring."""
+    chosen = {
+        "captions": data.captions,
+        "captions_column": data.captions_column,
+        "captions_where": data.captions_where,
+        "captioned_only": data.captioned_only or None,
+        "templates": data.templates or None,
+    }
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def coupled(objective: Objective, pictures: Pictures) -> Objective:

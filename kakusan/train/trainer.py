@@ -81,7 +81,7 @@ class DiffusionLoss:
 
     def __call__(self, batch: Batch) -> LossTerms:
         model, seeds = self.model, torch.full_like(batch.numbers, self.seed)
-        raw = model.raw(batch.x0, batch.raw, Draws(seeds, batch.numbers), batch.partner)
+        raw = model.raw(batch.x0, batch.raw, Draws(seeds, batch.numbers), batch.partner, batch.text)
         if model.conditioner is not None and raw is not None:
             raw = model.conditioner.drop(raw, uniform(seeds, Stream.DROP_CONDITION, batch.numbers))
         noise = TrainingNoise(self.seed, batch.numbers, indices=batch.indices, labels=batch.raw)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from kakusan.autoencoders.latents import in_pixels
 from kakusan.config import RunSettings
 from kakusan.metrics.sets import PictureSet
 from kakusan.metrics.watching import KIND, Point, Verdict, Watcher, WatchPlan, check_names, enough, points_of, verdict
@@ -153,7 +154,7 @@ class Watching:
         if self._watcher is None:
             folder = run.folder.path / JUDGES
             plan = plan_of(run.config.run)
-            self._watcher = Watcher(run.training, run.held_out, plan, folder=folder, say=run.say)
+            self._watcher = Watcher(in_pixels(run.training), in_pixels(run.held_out), plan, folder=folder, say=run.say)
             self.once = time.perf_counter() - began
             run.say(f"watching {', '.join(plan.spaces)}: ready in {self.once:.1f} s")
             began = time.perf_counter()
