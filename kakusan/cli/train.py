@@ -81,8 +81,11 @@ def run_training(options: TrainOptions, waiting: bool) -> int:
     path = run.run()
     progress.close()
     if run.stop is None and run.world.main:
-        paired = options.settings.data.pair is not None
-        following = f"transform {options.out} IMAGE --original" if paired else f"sample {options.out} --num 16"
+        following = f"sample {options.out} --num 16"
+        if options.settings.data.pair is not None:
+            following = f"transform {options.out} IMAGE --original"
+        elif options.settings.text.encoder is not None:
+            following = f'generate {options.out} "TEXT"'
         print(f"model   {path}\nreport  {run.folder.path / 'report.html'}\nnext    kakusan {following}")
     return 0
 

@@ -28,7 +28,8 @@ def knowing(*sets: ArrayPictures) -> Any:
     oracle = DataSet(members, schedule=SCHEDULE)
     model = SimpleNamespace(denoiser=SimpleNamespace(trained_schedule=SCHEDULE), conditioner=None)
     facts = SimpleNamespace(objective=SimpleNamespace(time_sampler=Uniform()))
-    return SimpleNamespace(denoiser=oracle, model=model, facts=facts, device=torch.device("cpu"))
+    data = sets[0].spec
+    return SimpleNamespace(denoiser=oracle, model=model, facts=facts, data=data, device=torch.device("cpu"))
 
 
 def test_a_denoiser_that_knows_the_training_pictures_by_heart_is_found_out() -> None:

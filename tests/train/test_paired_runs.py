@@ -35,7 +35,7 @@ def halved(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("pair", "labelled"), [("upscale-2", True), ("masked", False), ("given", True)])
+@pytest.mark.parametrize(("pair", "labelled"), [("masked", False), ("given", True)])
 def test_two_halves_are_the_whole(pictures: Path, tmp_path: Path, pair: str, labelled: bool) -> None:
     data = {"pair": pair, "flip": True, "augment": 0.3}
     if pair == "given":

@@ -65,9 +65,9 @@ def balance(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_two_halves_are_the_whole(captioned: Path, tmp_path: Path) -> None:
-    config = settings(captioned, text=TEXT, engine={"micro_batch": 3}, run={"measurements": 2})
+    config = settings(captioned, text=TEXT, engine={"micro_batch": 5}, run={"measurements": 2, "steps": 4})
     start(config, tmp_path / "whole")
-    start(config, tmp_path / "halves", stop_at=3)
+    start(config, tmp_path / "halves", stop_at=2)
     start(config, tmp_path / "halves")
     assert kill_nine.compare(tmp_path / "halves", tmp_path / "whole") == []
 
