@@ -18,7 +18,7 @@ from kakusan.metrics.watching import WatchPlan, points_of
 from kakusan.model_folder import RAW, Model, ModelFacts
 from kakusan.pairs import PairConditioner
 from kakusan.pipeline import Pipeline
-from kakusan.request import SampleRequest
+from kakusan.request import Asked, SampleRequest
 from kakusan.run_folder import RunFolder
 from kakusan.train.held_out import view
 from kakusan.train.levers import uncompiled
@@ -66,11 +66,19 @@ def preview(
         [picture for row in rows.values() for picture in row],
         columns=len(drawn),
         row_labels=list(rows),
-        column_labels=None if labels is None else [pipeline.label_name(label) for label in labels],
+        column_labels=None if labels is None else [_heading(pipeline, label) for label in labels],
     )
     path = run.samples / f"step-{step:08d}.png"
     save_png(sheet, path, {"kind": "preview", "step": step, **pipeline.record(request)})
     return path
+
+
+def _heading(pipeline: Pipeline, label: Asked) -> str:
+    """What stands over a column: the name of a class, or a text on as many lines as there may be."""
+    from kakusan.report.prompts import wrapped
+
+    name = pipeline.label_name(label)
+    return "\n".join(wrapped(name, 12, 96, most=3)) if pipeline.reads_texts else name
 
 
 def draw(
