@@ -43,7 +43,7 @@ RANKS = (
         "likelihood",
         "oracles",
     ),
-    ("model_folder", "run_folder"),
+    ("model_folder", "run_folder", "stored_part"),
     (
         "data",
         "train",

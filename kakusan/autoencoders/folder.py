@@ -15,9 +15,10 @@ from kakusan.autoencoders.base import Autoencoder
 from kakusan.autoencoders.kl import KlAutoencoder
 from kakusan.autoencoders.vq import VqAutoencoder
 from kakusan.data.spec import DataSpec
-from kakusan.model_folder import FACTS, FORMAT, CorruptModel
+from kakusan.model_folder import FACTS, FORMAT
 from kakusan.run_folder import LATEST, RunFolder
-from kakusan.specs import from_spec, to_spec
+from kakusan.specs import to_spec
+from kakusan.stored_part import read_part
 
 PART = "autoencoder"
 CLASSES: tuple[type[Autoencoder], ...] = (KlAutoencoder, VqAutoencoder)
@@ -136,21 +137,12 @@ def read(path: str | Path, *, weights: str | None = None, device: torch.device |
         ValueError: no such folder or weights.
     """
     folder = find(path)
-    description = model_folder.read_description(folder, PART)
-    try:
-        autoencoder = from_spec(description[PART], Autoencoder)  # type: ignore[type-abstract]
-        data = from_spec(description["data"], DataSpec)
-        training = dict(description["training"])
-    except Exception as error:
-        # Whatever a changed file makes a constructor do, it is the file that is wrong.
-        raise CorruptModel(f"{folder / FACTS} is incomplete or damaged: {error}") from None
-    chosen = model_folder.fill(autoencoder, folder, description, weights)
-    identity = model_folder.model_hash(folder)
+    found = read_part(folder, PART, Autoencoder, weights=weights, device=device)  # type: ignore[type-abstract]
+    autoencoder, identity = found.network, found.model_hash
     # Other weights are another autoencoder: what was cached with the ones is no good with the others.
-    default = description["ema"][0] if description.get("ema") else model_folder.RAW
-    autoencoder.identity = identity if chosen == default else f"{identity}:{chosen}"
-    autoencoder.to(device).eval().requires_grad_(False)
-    return StoredAutoencoder(autoencoder, data, training, identity, chosen, folder)
+    default = found.profiles[0] if found.profiles else model_folder.RAW
+    autoencoder.identity = identity if found.weights == default else f"{identity}:{found.weights}"
+    return StoredAutoencoder(autoencoder, found.data, found.training, identity, found.weights, folder)
 
 
 def load(path: str | Path, *, weights: str | None = None, device: torch.device | str = "cpu") -> Autoencoder:

@@ -14,7 +14,8 @@ from kakusan import model_folder
 from kakusan.data.spec import DataSpec
 from kakusan.encoders.clip import Clip
 from kakusan.encoders.text import TextTower
-from kakusan.specs import from_spec, to_spec
+from kakusan.specs import to_spec
+from kakusan.stored_part import read_part
 
 PART = "clip"
 
@@ -80,14 +81,5 @@ def load(folder: str | Path, *, device: torch.device | str = "cpu") -> StoredCli
     path = Path(folder)
     if not path.is_dir():
         raise ValueError(f"there is no CLIP at {path}; train one with: kakusan train-clip --data FOLDER --out {path}")
-    description = model_folder.read_description(path, PART)
-    try:
-        clip = from_spec(description[PART], Clip)
-        data = from_spec(description["data"], DataSpec)
-        training = dict(description["training"])
-    except Exception as error:
-        # Whatever a changed file makes a constructor do, it is the file that is wrong.
-        raise model_folder.CorruptModel(f"{path / model_folder.FACTS} is incomplete or damaged: {error!r}") from None
-    model_folder.fill(clip, path, description, None)
-    clip.to(device).eval().requires_grad_(False)
-    return StoredClip(clip, data, training, model_folder.model_hash(path))
+    found = read_part(path, PART, Clip, device=device)
+    return StoredClip(found.network, found.data, found.training, found.model_hash)

@@ -12,7 +12,8 @@ import torch
 from kakusan import model_folder
 from kakusan.data.spec import DataSpec
 from kakusan.nn.noisy_classifier import NoisyConvNet
-from kakusan.specs import from_spec, to_spec
+from kakusan.specs import to_spec
+from kakusan.stored_part import read_part
 from kakusan.train.noisy_classifier import TrainedClassifier
 
 PART = "noisy_classifier"
@@ -80,17 +81,8 @@ def load(folder: Path, *, device: torch.device | str = "cpu") -> StoredClassifie
     """
     if not folder.is_dir():
         raise ValueError(f"there is no classifier at {folder}; train one with: kakusan train-classifier RUN")
-    description = model_folder.read_description(folder, PART)
-    try:
-        network = from_spec(description[PART], NoisyConvNet)
-        data = from_spec(description["data"], DataSpec)
-        training = dict(description["training"])
-    except Exception as error:
-        # Whatever a changed file makes a constructor do, it is the file that is wrong.
-        raise model_folder.CorruptModel(f"{folder / model_folder.FACTS} is incomplete or damaged: {error!r}") from None
-    model_folder.fill(network, folder, description, None)
-    network.to(device).eval().requires_grad_(False)
-    return StoredClassifier(network, data, training, model_folder.model_hash(folder))
+    found = read_part(folder, PART, NoisyConvNet, device=device)
+    return StoredClassifier(found.network, found.data, found.training, found.model_hash)
 
 
 def _sides(data: DataSpec) -> str:
