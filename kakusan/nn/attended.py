@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kakusan.conditioning import Condition
 from kakusan.nn.control import Controlled
 from kakusan.nn.dit import DiT
+from kakusan.nn.edm2 import MagnitudePreservingUNet
 from kakusan.nn.fourier import FourierFeatures
 from kakusan.nn.patch import Patched
 from kakusan.nn.tokens import Watch
@@ -80,7 +81,7 @@ def _no_tokens(backbone: nn.Module) -> str:
 
 
 @readers.register
-def _(backbone: UNet) -> Readers:
+def _(backbone: UNet | MagnitudePreservingUNet) -> Readers:
     layers = [(name, level, layer.cross) for name, level, layer in backbone.layers()]
     found = tuple(Reader(name, cross, 2**level) for name, level, cross in layers if cross is not None)
     if not found:

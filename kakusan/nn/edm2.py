@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -25,8 +25,11 @@ from kakusan.nn.magnitude import (
     pixel_norm,
     settle,
 )
+from kakusan.nn.magnitude_tokens import MPCrossAttention, MPKeysAndValues
 from kakusan.nn.norms import full_precision
 from kakusan.nn.shapes import check_arguments, check_input, crop, levels_for, pad, with_spatial
+from kakusan.nn.tokens import ConditionTokens
+from kakusan.nn.unet import Told, layers_of, token_widths_of, with_token_levels
 from kakusan.specs import register
 
 
@@ -36,8 +39,8 @@ class MagnitudePreservingUNet(nn.Module):
 
     `forward(x, c_noise, cond)`: x (B, channels, *spatial) with `rank` spatial dimensions of any size of at least 1,
     c_noise (B,) or (1,), cond a `Condition` or None -> (B, out_channels, *spatial). x and `Condition.spatial` should
-    have variance about 1 (a `Denoiser` sees to x), `Condition.vector` norm about 1 (`ClassLabels` sees to it). At the
-    start of training the output is exactly zero.
+    have variance about 1 (a `Denoiser` sees to x), `Condition.vector` norm about 1 (`ClassLabels` sees to it). Of the
+    tokens of `Condition.tokens` only directions count. At the start of training the output is exactly zero.
 
     There are no biases and no group norms; a channel of ones beside the input stands in for biases. Weights count by
     direction alone (`kakusan.nn.magnitude`), so weight decay means nothing here, and the rate should fall in training
@@ -64,6 +67,9 @@ class MagnitudePreservingUNet(nn.Module):
         spatial_channels: channels of `Condition.spatial`; 0 for a model without one.
         augment_width: width of `Condition.augment`, which may always be left out; 0 for a model without one.
         dropout: probability of zeroing an activation inside a block while training.
+        tokens: `CrossTokens({"text": 512})`; None for a model without token sets.
+        token_levels: levels whose blocks are followed by attention to the tokens; the middle has it too. None takes
+            those with self-attention.
     """
 
     def __init__(
@@ -82,6 +88,8 @@ class MagnitudePreservingUNet(nn.Module):
         spatial_channels: int = 0,
         augment_width: int = 0,
         dropout: float = 0.0,
+        tokens: ConditionTokens | None = None,
+        token_levels: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         check_arguments(channels, out_channels, rank, width, multipliers, depth, attention_levels, dropout)
@@ -93,6 +101,7 @@ class MagnitudePreservingUNet(nn.Module):
         self.condition_width = condition_width
         self.spatial_channels = spatial_channels
         self.augment_width = augment_width
+        self.token_widths = token_widths_of(tokens, token_levels, levels)
         self.factor = 2 ** (levels - 1)
         widths = [width * m for m in multipliers]
         told = max(widths)
@@ -134,6 +143,22 @@ class MagnitudePreservingUNet(nn.Module):
         self.augment = MPLinear(augment_width, told) if augment_width else None
         self.augment_gain = nn.Parameter(torch.zeros(())) if augment_width else None
 
+        # After all others, so that with and without tokens they start with the same numbers.
+        self.context: MPKeysAndValues | None = None
+        if self.token_widths:
+            chosen = attention_levels if token_levels is None else token_levels
+            readers = []
+            for _, level, found in self.layers():
+                if found is self.middle[0] or (level in chosen and found is not self.middle[1]):
+                    found.cross = MPCrossAttention(widths[level], heads_for(widths[level], None, head_width))
+                    readers.append(widths[level])
+            self.context = MPKeysAndValues(self.token_widths, told, readers)
+
+    def layers(self) -> Iterator[tuple[str, int, _Layer]]:
+        """Every block with the attention after it: its name, its level, and itself, in the order they run."""
+        for name, level, layer in layers_of(self.down, self.middle, self.up):
+            yield name, level, cast(_Layer, layer)
+
     @classmethod
     def for_data(
         cls,
@@ -145,7 +170,12 @@ class MagnitudePreservingUNet(nn.Module):
         **arguments: Any,
     ) -> MagnitudePreservingUNet:
         """A network with sensible levels for signals or pictures of `size` = (*spatial), as `UNet.for_data`."""
-        return cls(channels=channels, width=width, condition_width=condition_width, **levels_for(size, arguments))
+        return cls(
+            channels=channels,
+            width=width,
+            condition_width=condition_width,
+            **with_token_levels(size, levels_for(size, arguments)),
+        )
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         check_input(self, x, c_noise, cond)
@@ -154,20 +184,20 @@ class MagnitudePreservingUNet(nn.Module):
         x = with_spatial(x, cond)
         spatial = x.shape[2:]
         x = pad(x, self.factor)
-        told = self._embed(c_noise, cond)
+        told, read = self._embed(c_noise, cond), Told(self.context, cond, len(x))
         h = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
         skips = []
         for level, stage in enumerate(self.down):
             h = self.downsample(h) if level else h
             for layer in cast(nn.ModuleList, stage):
-                h = run(layer, h, told, checkpointing=self.checkpointing)
+                h = run(layer, h, told, *read.of(layer), checkpointing=self.checkpointing)
                 skips.append(h)
         for layer in self.middle:
-            h = run(layer, h, told, checkpointing=self.checkpointing)
+            h = run(layer, h, told, *read.of(layer), checkpointing=self.checkpointing)
         for level, stage in enumerate(self.up):
             h = self.upsample(h) if level else h
             for layer in cast(nn.ModuleList, stage):
-                h = run(layer, mp_cat(h, skips.pop()), told, checkpointing=self.checkpointing)
+                h = run(layer, mp_cat(h, skips.pop()), told, *read.of(layer), checkpointing=self.checkpointing)
         return crop(self.head(h) * self.gain, spatial)
 
     def _embed(self, c_noise: Tensor, cond: Condition | None) -> Tensor:
@@ -184,7 +214,7 @@ class MagnitudePreservingUNet(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A residual block and the attention after it: (B, inputs, *spatial) -> (B, outputs, *spatial).
+    """A residual block and the attention after it, to tokens too: (B, inputs, *spatial) -> (B, outputs, *spatial).
 
     On the way down the input is brought to the block's width first and pixel-normalised, which keeps the main path from
     growing; on the way up it carries the skip, and its width changes beside the branch.
@@ -201,8 +231,9 @@ class _Layer(nn.Module):
         self.modulation = MPLinear(told, outputs)
         self.gain = nn.Parameter(torch.zeros(()))
         self.attention = CosineAttention(outputs, heads) if heads else nn.Identity()
+        self.cross: MPCrossAttention | None = None
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+    def forward(self, x: Tensor, told: Tensor, keys_values: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         if self.encoder:
             x = pixel_norm(self.shortcut(x))
         with full_precision(told):
@@ -212,4 +243,4 @@ class _Layer(nn.Module):
         h = self.conv2(F.dropout(h, self.dropout, self.training))
         shortcut = x if self.encoder else self.shortcut(x)
         out: Tensor = self.attention(mp_sum(shortcut, h, RESIDUAL_BALANCE))
-        return out
+        return out if self.cross is None else self.cross(out, keys_values, mask)

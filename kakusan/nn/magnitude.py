@@ -100,8 +100,6 @@ class Weighted(nn.Module):
         return self.weight * (self.weight.square().sum(dim=rows, keepdim=True) + _TINY_WEIGHT).rsqrt()
 
 
-@torch.compiler.disable
-@torch.no_grad()
 def settle(network: nn.Module) -> None:
     """Forced weight normalisation (section 2.3, algorithm 1): brings the stored rows of `network` to mean square 1.
 
@@ -110,6 +108,15 @@ def settle(network: nn.Module) -> None:
     resumed goes on exactly. It writes past autograd's version counters (which fused optimizers do not count either, so
     they could not tell when it is due): a network may then be used several times in one graph.
     """
+    if torch.compiler.is_compiling():
+        # Not a decorator: that would import the compiler, two seconds, for everyone.
+        torch.compiler.disable(_settle)(network)
+    else:
+        _settle(network)
+
+
+@torch.no_grad()
+def _settle(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, Weighted):
             weight = module.weight.data

@@ -82,11 +82,18 @@ class TokenSets(nn.Module):
     """Named token sets, each projected by a matrix of its own, one after the other.
 
     `forward(tokens, batch)` -> (B, L, width) and a mask (B, L), None where every token is real.
+
+    Args:
+        widths: features of a token of each set, by name.
+        width: of what comes out.
+        projection: what is built of (inputs, outputs).
     """
 
-    def __init__(self, widths: Mapping[str, int], width: int) -> None:
+    def __init__(
+        self, widths: Mapping[str, int], width: int, *, projection: Callable[[int, int], nn.Module] = nn.Linear
+    ) -> None:
         super().__init__()
-        self.projections = nn.ModuleDict({name: nn.Linear(inputs, width) for name, inputs in widths.items()})
+        self.projections = nn.ModuleDict({name: projection(inputs, width) for name, inputs in widths.items()})
 
     def forward(self, tokens: Mapping[str, TokenSet], batch: int) -> tuple[Tensor, Tensor | None]:
         found, masks = [], []

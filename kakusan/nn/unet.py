@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -85,7 +85,7 @@ class UNet(nn.Module):
         self.condition_width = condition_width
         self.spatial_channels = spatial_channels
         self.augment_width = augment_width
-        self.token_widths = _token_widths(tokens, token_levels, levels)
+        self.token_widths = token_widths_of(tokens, token_levels, levels)
         self.checkpointing = False
         self.factor = 2 ** (levels - 1)
         widths = [width * m for m in multipliers]
@@ -148,13 +148,8 @@ class UNet(nn.Module):
 
     def layers(self) -> Iterator[tuple[str, int, _Layer]]:
         """Every block with the attention after it: its name, its level, and itself, in the order they run."""
-        lowest = len(self.down) - 1
-        stages = [(f"down {level}", level, stage) for level, stage in enumerate(self.down)]
-        stages.append(("middle", lowest, self.middle))
-        stages += [(f"up {lowest - index}", lowest - index, stage) for index, stage in enumerate(self.up)]
-        for name, level, stage in stages:
-            for number, layer in enumerate(cast(nn.ModuleList, stage)):
-                yield f"{name}.{number}", level, cast(_Layer, layer)
+        for name, level, layer in layers_of(self.down, self.middle, self.up):
+            yield name, level, cast(_Layer, layer)
 
     @classmethod
     def for_data(
@@ -171,9 +166,7 @@ class UNet(nn.Module):
         The lowest resolution is about 8, channels double once, and attention runs where no side exceeds 16, to tokens
         also where self-attention was left out. `arguments` are passed on and override what is derived.
         """
-        found = levels_for(size, arguments)
-        if found.get("tokens") is not None and "token_levels" not in found:
-            found["token_levels"] = levels_for(size, {"multipliers": found["multipliers"]})["attention_levels"]
+        found = with_token_levels(size, levels_for(size, arguments))
         return cls(channels=channels, width=width, condition_width=condition_width, **found)
 
     def forward(
@@ -213,7 +206,7 @@ class UNet(nn.Module):
 class Told:
     """What each layer of one pass reads of the tokens, handed out in the order they run."""
 
-    def __init__(self, context: KeysAndValues | None, cond: Condition | None, batch: int) -> None:
+    def __init__(self, context: nn.Module | None, cond: Condition | None, batch: int) -> None:
         self._parts: Iterator[Tensor] = iter(())
         self._mask: Tensor | None = None
         if context is not None:
@@ -241,7 +234,26 @@ class _Layer(nn.Module):
         return out if self.cross is None else self.cross(out, keys_values, mask)
 
 
-def _token_widths(tokens: ConditionTokens | None, levels: Sequence[int] | None, count: int) -> dict[str, int]:
+def layers_of(down: nn.ModuleList, middle: nn.ModuleList, up: nn.ModuleList) -> Iterator[tuple[str, int, nn.Module]]:
+    """The layers of a U-Net of stages: name, level and layer of each, in the order they run."""
+    lowest = len(down) - 1
+    stages = [(f"down {level}", level, stage) for level, stage in enumerate(down)]
+    stages.append(("middle", lowest, middle))
+    stages += [(f"up {lowest - index}", lowest - index, stage) for index, stage in enumerate(up)]
+    for name, level, stage in stages:
+        for number, layer in enumerate(cast(nn.ModuleList, stage)):
+            yield f"{name}.{number}", level, layer
+
+
+def with_token_levels(size: Sequence[int], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a U-Net with the levels where tokens are read, where there are tokens and nothing else was said."""
+    found = dict(arguments)
+    if found.get("tokens") is not None and "token_levels" not in found:
+        found["token_levels"] = levels_for(size, {"multipliers": found["multipliers"]})["attention_levels"]
+    return found
+
+
+def token_widths_of(tokens: ConditionTokens | None, levels: Sequence[int] | None, count: int) -> dict[str, int]:
     """Features of a token of each set, after refusing what a U-Net cannot do."""
     if tokens is None:
         if levels is not None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from kakusan.nn import winograd
@@ -209,6 +210,25 @@ def test_settling_between_two_uses_in_one_graph_is_allowed():
         gradients.append(layer.weight.grad)
     assert torch.equal(*gradients)
     assert float(gradients[0].abs().sum()) > 0
+
+
+def test_compiled_it_settles_in_place_all_the_same():
+    layer = MPLinear(3, 2)
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            settle(self)
+            return self.layer(x)
+
+    layer.weight.data.mul_(3.0)
+    x = torch.randn(4, 3)
+    expected = F.linear(x, layer.unit_weight())
+    torch.testing.assert_close(torch.compile(Network(), backend="eager")(x), expected)
+    torch.testing.assert_close(layer.weight.square().mean(1), torch.ones(2))
 
 
 def test_the_fast_convolution_is_the_same_layer():
