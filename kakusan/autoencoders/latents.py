@@ -74,10 +74,14 @@ class LatentSpec(DataSpec):
         """Stored pictures (B, C, *pixels) -> standardised latents (B, C', *size); latents stay as they are."""
         if stored.is_floating_point():
             return stored.to(torch.float32)
+        return self.encoded(self.pixels.to_model(stored))
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, *pixels) in [-1, 1] -> standardised latents (B, C', *size), the encoder's means."""
         with torch.no_grad():
-            parts = self.pixels.to_model(stored).split(_AT_ONCE)
             device = self.autoencoder.device
-            return torch.cat([self.autoencoder.encode(part.to(device)).float().to(stored.device) for part in parts])
+            parts = x.detach().split(_AT_ONCE)
+            return torch.cat([self.autoencoder.encode(part.to(device)).float().to(x.device) for part in parts])
 
     def snap(self, x: Tensor) -> Tensor:
         """Latents have no nearest ones that can be stored: unchanged."""

@@ -11,7 +11,7 @@ import tyro
 
 from kakusan.cli.options import parse
 from kakusan.cli.restoring import RestoreOptions, run_restoration
-from kakusan.config import MaybeText
+from kakusan.config import MaybeFloat, MaybeText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +21,13 @@ class InpaintOptions(RestoreOptions):
     Args:
         mask: a picture of the same size, white where to repaint.
         mask_fit: crop, pad or stretch a mask of another size; as --fit when not given.
+        seam: pixels over which what is painted is brought to meet what is known, inside the hole only. 0, a hard
+            border, when not given, and 2 for a model of latents.
     """
 
     mask: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MASK")]
     mask_fit: MaybeText = None
+    seam: MaybeFloat = None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,4 +35,4 @@ def main(argv: Sequence[str]) -> int:
     options = parse(InpaintOptions, argv, verb="inpaint")
     from kakusan.tasks.restore_problems import Inpaint
 
-    return run_restoration(options, Inpaint(options.mask, options.mask_fit))
+    return run_restoration(options, Inpaint(options.mask, options.mask_fit, options.seam))

@@ -26,7 +26,7 @@ class RestoreOptions:
             for the problem when not given.
         num: samples of what the picture may have been; smc draws at least 32 and shows these.
         noise: standard deviation of the noise in the picture, as a share of the range from black to white.
-        label: the class of the picture, by name or index.
+        label: the class of the picture, by name or index; a text, where the model reads texts.
         guidance_scale: 1 follows the class as trained, above 1 more, 0 not at all. 1 when not given.
         steps: steps of the sampler; as many as 100 network calls a sample allow when not given.
         grid: spacing of the steps (karras, log-snr, uniform, quadratic).

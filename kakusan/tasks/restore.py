@@ -12,13 +12,13 @@ from torch import Tensor
 from kakusan import runtime
 from kakusan.grids import GRIDS
 from kakusan.levels import tabulate
-from kakusan.metrics.noise_level import likeliest_noise
 from kakusan.noise import Stream, normal
 from kakusan.operators import Measurement, Operator
 from kakusan.pipeline import load
 from kakusan.specs import to_spec
 from kakusan.tasks.own_pictures import counted, read_own
 from kakusan.tasks.picture_files import ANIMATIONS, check_out
+from kakusan.tasks.restore_latents import as_seen, in_pixels, noise_in, usual
 from kakusan.tasks.restore_problems import Problem
 from kakusan.tasks.restore_report import closing, scores, write_restored
 from kakusan.tasks.restore_sampling import Way, affordable, chosen, posterior_samples
@@ -66,12 +66,13 @@ def restore(
         raise ValueError(f"--trajectory ends in {', '.join(ANIMATIONS)}; got {trajectory}")
     if num < 1 or (noise is not None and not 0.0 <= noise < 10.0):
         raise ValueError(f"num is at least 1 and noise a share of the range, 0 or more; got {num} and {noise}")
-    method = chosen(posterior or problem.posterior)
     where = runtime.pick_device(device)
     runtime.tune(device=where)
     pipeline = load(run, weights=weights, device=where)
-    pipeline.need_pixels("what was measured")
-    operator = problem.operator(pipeline.data, fit)
+    data, (problem, name) = pipeline.data.pictured, usual(problem, pipeline.data)
+    name = posterior or name
+    method = chosen(name)
+    operator = problem.operator(data, fit)
     drawn = max(num, PARTICLES) if method.groups else num
     request = pipeline.request(
         labels=None if label is None else [label] * drawn,
@@ -83,27 +84,28 @@ def restore(
         batch=drawn if method.groups else batch,
     )
     known = degrade or problem.always_degrades
-    truth = read_own(image, pipeline.data, fit=fit) if known else None
-    y = problem.read(image, pipeline.data, operator, fit) if truth is None else _measured(operator, truth, noise, seed)
-    yield f"{type(problem).__name__.lower()} by {posterior or problem.posterior}, weights {pipeline.weights!r} of {run}"
+    truth = read_own(image, data, fit=fit) if known else None
+    y = problem.read(image, data, operator, fit) if truth is None else _measured(operator, truth, noise, seed)
+    yield f"{type(problem).__name__.lower()} by {name}, weights {pipeline.weights!r} of {run}"
     guess = None
     if problem.guesses_noise and noise is None:
-        denoiser, cond = pipeline.guided(request.part(slice(0, 1)))
-        guess = likeliest_noise(denoiser, y.to(pipeline.device), cond)
+        guess = noise_in(y, pipeline, request)
         yield f"the noise found in the picture is {guess / 2.0:.4f} of the range"
     # A file rounds: below that no measurement is exact.
-    rounding = 2.0 / (pipeline.data.high - pipeline.data.low) / math.sqrt(12.0)
+    rounding = 2.0 / (data.high - data.low) / math.sqrt(12.0)
     std = max(rounding, guess or 2.0 * (noise or 0.0))
     measurement = Measurement(operator, y, std)
     schedule = pipeline.denoiser.schedule
-    steps = affordable(method, measurement, schedule, grid, CALLS) if num_steps is None else num_steps
+    seen, said = as_seen(pipeline.data, measurement, method)
+    yield from said
+    steps = affordable(method, seen, schedule, grid, CALLS) if num_steps is None else num_steps
     request = replace(request, num_steps=steps)
     levels = tabulate(schedule, GRIDS[grid](schedule, steps))
     way = Way() if trajectory is not None else None
     with counted(pipeline) as cost:
-        x0 = posterior_samples(pipeline, method, measurement, request, way)
+        z = posterior_samples(pipeline, method, seen, request, way)
     noisy = bool(noise)
-    x0 = pipeline.data.snap(problem.finished(x0, y, operator, noisy))
+    x0 = data.snap(problem.finished(in_pixels(pipeline.data, z, measurement), y, operator, noisy))
     yield from closing(
         pipeline, method, measurement, problem, x0, cost, levels, noisy=noisy, labelled=label is not None
     )
@@ -118,10 +120,10 @@ def restore(
         degraded=known,
         image=image.name,
     )
-    given = problem.shown(y, pipeline.data, operator)
-    yield from write_restored(pipeline.data, given, x0, truth, out, record, num=num)
+    given = problem.shown(y, data, operator)
+    yield from write_restored(data, given, x0, truth, out, record, num=num)
     if way is not None and trajectory is not None:
-        yield way.write(pipeline, trajectory, x0)
+        yield way.write(pipeline, trajectory, z)
 
 
 def _measured(operator: Operator, truth: Tensor, noise: float | None, seed: int) -> Tensor:

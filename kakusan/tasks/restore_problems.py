@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +25,15 @@ from kakusan.operators import (
     Operator,
     motion,
 )
+from kakusan.operators.seams import continued
 from kakusan.tasks.own_pictures import read_mask, read_own
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+LATENT_SEAM = 2.0
+"""Pixels. A decoder is not exact, so that a hard border shows; over 2 pixels the jump there is that of the picture."""
 
 
 class Problem(ABC):
@@ -43,6 +49,10 @@ class Problem(ABC):
     @abstractmethod
     def operator(self, data: DataSpec, fit: str | None) -> Operator:
         """What happened, for pictures of this shape."""
+
+    def of_latents(self) -> Problem:
+        """The same with what is usual where a model of latents restores it."""
+        return self
 
     def read(self, image: Path, data: DataSpec, operator: Operator, fit: str | None) -> Tensor:
         """The measurement that a file holds, (1, *measured) in model units."""
@@ -72,6 +82,15 @@ class Inpaint(Problem):
     posterior: ClassVar[str] = "diffpir"
     mask: Path
     mask_fit: str | None = None
+    seam: float | None = None
+    """Pixels over which what is painted is brought to meet what is known; 0 or None for a hard border."""
+
+    def __post_init__(self) -> None:
+        if self.seam is not None and not 0.0 <= self.seam < math.inf:
+            raise ValueError(f"a seam is 0 or more pixels wide, got {self.seam}")
+
+    def of_latents(self) -> Problem:
+        return replace(self, seam=LATENT_SEAM) if self.seam is None else self
 
     def operator(self, data: DataSpec, fit: str | None) -> Operator:
         known = read_mask(self.mask, data.size, fit=self.mask_fit or fit)
@@ -95,7 +114,14 @@ class Inpaint(Problem):
 
     def finished(self, x0: Tensor, y: Tensor, operator: Operator, noisy: bool) -> Tensor:
         assert isinstance(operator, Mask)
-        return x0 if noisy else operator.composite(x0, y.expand_as(x0))
+        if noisy:
+            return x0
+        known = y.expand_as(x0)
+        if self.seam:
+            # What the known pixels miss by is carried into the hole, where it dies away: known pixels never change.
+            seen = operator.seen(x0) > 0.0
+            x0 = x0 + continued(known - x0, seen, width=self.seam)
+        return operator.composite(x0, known)
 
     def remarks(self, noisy: bool) -> list[str]:
         if noisy:

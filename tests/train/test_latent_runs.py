@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_runs import settings, start
 from test_resume import kill_nine
 
@@ -112,6 +113,21 @@ def test_a_model_of_latents_draws_pictures(
     assert "every pixel is equal" in capsys.readouterr().out
     picture = str(next(pictures.rglob("*.png")))
     assert main(["vary", str(run), picture, "--num", "2", *common, "--out", str(tmp_path / "v.png")]) == 0
+    # A hole in a picture: what is known comes back bit for bit, also under a soft seam.
+    hole, before = np.zeros((8, 8), np.uint8), np.asarray(Image.open(picture))
+    hole[3:7, 1:6] = 255
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    for seam in ("0", "1.5"):
+        out = tmp_path / f"seam-{seam}"
+        argv = ["inpaint", str(run), picture, str(tmp_path / "mask.png"), "--num", "2", "--seam", seam, *common]
+        assert main([*argv, "--out", str(out)]) == 0
+        assert "latent cells hold known pixels only" in capsys.readouterr().out
+        after = np.asarray(Image.open(out / "sample-1.png"))
+        np.testing.assert_array_equal(after[hole == 0], before[hole == 0])
+        assert (after[hole > 0] != before[hole > 0]).any()
+    assert main(["upscale", str(run), picture, "--degrade", *common, "--out", str(tmp_path / "u.png")]) == 0
+    assert main([*argv, "--posterior", "smc", "--noise", "0.1"]) == 1
+    assert "through the autoencoder" in capsys.readouterr().err
     assert main(["likelihood", str(run), "--device", "cpu"]) == 1
     assert "model of latents" in capsys.readouterr().err
 
