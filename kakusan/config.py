@@ -16,86 +16,20 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from kakusan.specs import suggestion
+from kakusan.train.data_settings import CaptionedSettings as CaptionedSettings
+from kakusan.train.data_settings import DataSettings as DataSettings
+from kakusan.train.data_settings import PictureSettings as PictureSettings
 from kakusan.train.optim import OptimSettings
-
-try:
-    from tyro.conf import arg
-except ImportError:  # Only the command line needs it: a machine without it can still train and sample from Python.
-
-    def arg(**_: Any) -> None:  # type: ignore[no-redef]
-        """Nothing: there is no command line to say it to."""
-
+from kakusan.train.option_kinds import MaybeBool as MaybeBool
+from kakusan.train.option_kinds import MaybeFloat as MaybeFloat
+from kakusan.train.option_kinds import MaybeInt as MaybeInt
+from kakusan.train.option_kinds import MaybeInts as MaybeInts
+from kakusan.train.option_kinds import MaybePath as MaybePath
+from kakusan.train.option_kinds import MaybeText as MaybeText
+from kakusan.train.option_kinds import arg
+from kakusan.train.vector_settings import VectorSettings
 
 T = TypeVar("T")
-
-# Options that may be left out, shown in the help by their kind alone.
-MaybeInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
-MaybeInts = Annotated[tuple[int, ...] | None, arg(metavar="[INT ...]", help_behavior_hint="")]
-MaybeFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
-MaybeText = Annotated[str | None, arg(metavar="STR", help_behavior_hint="")]
-MaybePath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
-MaybeBool = Annotated[bool | None, arg(metavar="{True,False}", help_behavior_hint="")]
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """What to train on.
-
-    Args:
-        source: a folder or zip file of pictures, tar shards or parquet files (a folder of them, or a pattern), or an
-            embedded set (flowers, digits).
-        size: side of the (square) pictures the model sees; found from the data when not given.
-        fit: how other sizes are brought to it: crop (short side, then the centre), pad (long side, then a border) or
-            stretch.
-        flip: mirror pictures left to right at random.
-        augment: how often training turns, moves, scales, stretches or mirrors a picture, each on its own; the network
-            is told, so samples stay as the data are. 0 is off, 0.12 usual; for small sets.
-        held_out: fraction kept aside to measure on; embedded sets come with their own.
-        held_out_seed: of which pictures those are; the run's own seed when not given.
-        channels: bring pictures to this many channels; found from the data when not given.
-        classes: use these classes only (names or patterns).
-        limit_per_class: at most this many pictures of each class.
-        num: number of pictures of an embedded set that is drawn by code.
-        skip_unreadable: go on without pictures that cannot be read.
-        cache: where decoded pictures are kept for the next time: auto (the user's folder for caches, when decoding
-            takes long enough), off, or a folder.
-        pair: train to start from a picture: upscale-2, upscale-4, gray, edges, sketch, blurred, masked or noisy, made
-            from the pictures themselves; or given, from those of pair_source.
-        pair_source: a second folder with the same file names (depth, say), for pair = given.
-        pair_noise: most noise, 0 to 1, that training puts on what the network starts from; samples choose theirs up to
-            it. 0.4 for upscale, 0.7 for noisy and 0 for others when not given.
-        captions: a file of captions (jsonl, csv or parquet, also .gz) matched by file name, in place of those beside
-            the pictures.
-        captions_column: which of its columns.
-        captions_where: rows of it to take, as in pairing=exact.
-        captioned_only: leave pictures without a caption out.
-        templates: captions made from the names of classes where there are none, as in "a picture of a {class}".
-        autoencoder: train on the latents of this one (a folder of `kakusan train-autoencoder`), which are encoded once
-            and kept; pictures are decoded when they are drawn.
-    """
-
-    source: Annotated[str, arg(name="data")] = "flowers"
-    size: MaybeInt = None
-    fit: str = "crop"
-    flip: bool = False
-    augment: float = 0.0
-    held_out: float = 0.1
-    held_out_seed: MaybeInt = None
-    channels: MaybeInt = None
-    classes: tuple[str, ...] = ()
-    limit_per_class: MaybeInt = None
-    num: MaybeInt = None
-    skip_unreadable: bool = False
-    cache: str = "auto"
-    pair: MaybeText = None
-    pair_source: MaybeText = None
-    pair_noise: MaybeFloat = None
-    captions: MaybeText = None
-    captions_column: MaybeText = None
-    captions_where: MaybeText = None
-    captioned_only: bool = False
-    templates: tuple[str, ...] = ()
-    autoencoder: MaybeText = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +99,9 @@ class TextSettings:
         length: of own: the most tokens of a text.
         width: of own: features of a token.
         layers: of own.
+        read_layer: of a pretrained encoder: the layer whose output is read, counted from the end; -2 is the last but
+            one, -1 the last.
+        precision: of a pretrained encoder: float32, bfloat16 or float16.
     """
 
     encoder: Annotated[MaybeText, arg(name="text", metavar="STR", help_behavior_hint="")] = None
@@ -172,6 +109,8 @@ class TextSettings:
     length: Annotated[int, arg(name="text-length")] = 64
     width: Annotated[int, arg(name="text-width")] = 128
     layers: Annotated[int, arg(name="text-layers")] = 3
+    read_layer: Annotated[int, arg(name="text-read-layer")] = -1
+    precision: Annotated[str, arg(name="text-precision")] = "float32"
 
     def __post_init__(self) -> None:
         for name, least in (("vocabulary", 300), ("length", 4), ("width", 16), ("layers", 1)):
@@ -186,7 +125,7 @@ class ObjectiveSettings:
     Args:
         times: density of training times (uniform, log-snr, logit-normal, log-normal-sigma, discrete).
         stratified: spread the times of neighbouring samples evenly.
-        weighting: simple, simple-v, flow-matching, score-matching, elbo, sigmoid, min-snr or edm.
+        weighting: simple, simple-v, simple-x0, flow-matching, score-matching, elbo, sigmoid, min-snr or edm.
         distance: squared, absolute or pseudo-huber.
         loss: weighted (the error, weighted), hybrid (also the bound of the chain, for a learned variance) or
             variational (the continuous bound itself, in nats/dim).
@@ -288,6 +227,7 @@ class TrainConfig:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     text: TextSettings = field(default_factory=TextSettings)
+    vectors: VectorSettings = field(default_factory=VectorSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     run: RunSettings = field(default_factory=RunSettings)
@@ -298,7 +238,7 @@ class TrainConfig:
 RETIRED = {"accumulate": (1, "micro_batch in [engine] says how many samples are computed at once")}
 
 
-def with_length(base: TrainConfig, layer: Mapping[str, Any]) -> TrainConfig:
+def with_length(base: T, layer: Mapping[str, Any]) -> T:
     """`base` without its length where `layer` sets another: a later --minutes replaces earlier --steps, and the
     reverse.
     """
@@ -306,7 +246,8 @@ def with_length(base: TrainConfig, layer: Mapping[str, Any]) -> TrainConfig:
     given = {name for name in ("steps", "minutes") if isinstance(run, Mapping) and run.get(name) is not None}
     if not given:
         return base
-    return dataclasses.replace(base, run=dataclasses.replace(base.run, steps=None, minutes=None))
+    without = dataclasses.replace(base.run, steps=None, minutes=None)  # type: ignore[attr-defined]
+    return dataclasses.replace(base, run=without)  # type: ignore[type-var]
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

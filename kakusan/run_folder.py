@@ -28,6 +28,8 @@ OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 _TRIES, _PAUSE_S = 4, 0.02
 _TRAINING = "training in {}; wait for it, stop it, or choose another --out"
 CONFIG, LATEST, BEST, LOCK = "config.toml", "latest", "best", ".lock"
+# Trainings of other networks have it beside their `config.toml`.
+SETTINGS = "settings.json"
 
 
 class RunFolder:
@@ -49,8 +51,9 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def exists(self) -> bool:
-        """Whether a run was started here."""
-        return (self.path / CONFIG).is_file()
+        """Whether a run of a diffusion model was started here; the folders of other networks are theirs."""
+        others = (self.path / SETTINGS).is_file() or (self.path / FACTS).is_file()
+        return (self.path / CONFIG).is_file() and not others
 
     def check_free(self) -> None:
         """Refuse a place that holds something else; nothing is written.

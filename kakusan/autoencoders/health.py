@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,10 @@ from kakusan.autoencoders.equivariance import Turn, equivariance_error
 from kakusan.autoencoders.kl import KlAutoencoder, kl_divergence
 from kakusan.autoencoders.vq import VqAutoencoder
 from kakusan.metrics.fidelity import psnr
+from kakusan.noise import Stream, normal
 
+OFF = 0.1
+"""Deviations by which latents are moved to see what the decoder forgives."""
 DEAD_NATS, DEAD_DECIBELS = 0.01, 0.05
 """A channel is dead when it says less than so many nats for an element, or when the picture loses less without it."""
 _CHANNELS_TRIED = 16
@@ -27,6 +31,10 @@ class Health:
         psnr: mean over pictures of the decibels of the decoded mean.
         absolute: mean absolute error in model units.
         kl: nats for an element of each channel; empty where there is no KL.
+        noise: by channel, the deviation that the encoder gives a latent over that of the channel over all pictures:
+            what a model of drawn latents cannot tell apart. Empty where nothing is drawn.
+        forgives: decibels of the PSNR that go when latents are off by a tenth of their deviation: what errors of a
+            diffusion model will cost.
         lost: decibels of the PSNR that go when a channel is replaced by its mean over the pictures; empty beyond 16
             channels.
         dead: channels that say nothing.
@@ -43,6 +51,8 @@ class Health:
     psnr: float
     absolute: float
     kl: tuple[float, ...]
+    noise: tuple[float, ...]
+    forgives: float
     lost: tuple[float, ...]
     dead: tuple[int, ...]
     latent_range: tuple[float, float]
@@ -62,12 +72,20 @@ class Health:
         said = [f"PSNR {self.psnr:.2f} dB on {self.count} pictures"]
         channels = len(self.kl) or len(self.lost)
         if self.kl:
-            said.append("KL by channel " + " ".join(f"{value:.2f}" for value in self.kl))
+            said.append("KL by channel " + _several(self.kl))
+            said.append("noise " + _several(self.noise))
         if self.codes_used is not None:
             said.append(f"codes used {self.codes_used:.0%}, perplexity {self.perplexity:.0f}")
         said.append(f"dead channels {len(self.dead)} of {channels}" if channels else "")
         said.append(f"latents {self.latent_range[0]:+.1f} to {self.latent_range[1]:+.1f}")
         return ", ".join(part for part in said if part)
+
+
+def _several(values: tuple[float, ...]) -> str:
+    """All of a few numbers, the ends of many."""
+    if len(values) <= 8:
+        return " ".join(f"{value:.2g}" for value in values)
+    return f"{min(values):.2g} to {max(values):.2g}"
 
 
 @torch.no_grad()
@@ -98,7 +116,7 @@ def measure_health(autoencoder: Autoencoder, x: Tensor, *, batch: int = 64) -> H
             without = z.clone()
             without[:, channel] = z[:, channel].mean()
             lost.append(whole - float(psnr(decoded(without), x).mean()))
-        kl = _kl_by_channel(autoencoder, x, batch)
+        kl, noise = _posterior(autoencoder, x, batch)
         used = _codes(autoencoder, x, batch)
         wide = [1, -1, *[1] * (z.dim() - 2)]
         raw = z * autoencoder.latent_std.cpu().view(wide) + autoencoder.latent_mean.cpu().view(wide)
@@ -107,6 +125,8 @@ def measure_health(autoencoder: Autoencoder, x: Tensor, *, batch: int = 64) -> H
             psnr=whole,
             absolute=float((made - x).abs().mean()),
             kl=tuple(kl),
+            noise=tuple(noise),
+            forgives=whole - float(psnr(decoded(z + OFF * _moved(z)), x).mean()),
             lost=tuple(lost),
             dead=tuple(sorted(silent | {i for i, decibels in enumerate(lost) if decibels < DEAD_DECIBELS})),
             latent_range=(float(z.min()), float(z.max())),
@@ -121,15 +141,25 @@ def measure_health(autoencoder: Autoencoder, x: Tensor, *, batch: int = 64) -> H
         autoencoder.train(was)
 
 
-def _kl_by_channel(autoencoder: Autoencoder, x: Tensor, batch: int) -> list[float]:
+def _moved(z: Tensor) -> Tensor:
+    """Standard normal of the shape of latents (N, C', *size), by their places in the set."""
+    seeds = torch.zeros(len(z), dtype=torch.int64)
+    return normal(seeds, Stream.LATENT, torch.arange(len(z)), shape=tuple(z.shape[1:]))
+
+
+def _posterior(autoencoder: Autoencoder, x: Tensor, batch: int) -> tuple[list[float], list[float]]:
+    """By channel: (nats of the KL for an element, root mean square deviation over that of the channel)."""
     if not isinstance(autoencoder, KlAutoencoder):
-        return []
-    total = torch.zeros(autoencoder.latent_channels, dtype=torch.float64)
+        return [], []
+    total = torch.zeros(2, autoencoder.latent_channels, dtype=torch.float64)
     for part in x.split(batch):
         mean, std = autoencoder.raw_moments(part.to(autoencoder.device))
         assert std is not None
-        total += kl_divergence(mean, std.log()).flatten(2).mean(2).sum(0).double().cpu()
-    return [float(value) for value in total / len(x)]
+        for row, values in enumerate((kl_divergence(mean, std.log()), std.square())):
+            total[row] += values.flatten(2).mean(2).sum(0).double().cpu()
+    nats, squares = (total / len(x)).tolist()
+    scales = autoencoder.latent_std.tolist()
+    return nats, [math.sqrt(square) / scale for square, scale in zip(squares, scales, strict=True)]
 
 
 def _codes(autoencoder: Autoencoder, x: Tensor, batch: int) -> tuple[float, float] | None:

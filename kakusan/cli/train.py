@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from kakusan.cli.options import parse
-from kakusan.config import MaybePath, MaybeText, TrainConfig, merge, read_toml, to_toml, with_length
+from kakusan.cli.options import layered, parse
+from kakusan.config import MaybePath, MaybeText, TrainConfig, to_toml
 from kakusan.recipes import RECIPES
 from kakusan.runtime import give_way
-from kakusan.specs import suggestion
 
 if TYPE_CHECKING:
     from kakusan.train.run import TrainingRun
@@ -54,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         print(to_toml(options.settings), end="")
         return 0
     waiting = give_way()
-    from kakusan.train.distributed import watched
+    from kakusan.train.joining import watched
 
     with watched():
         return run_training(options, waiting)
@@ -62,6 +60,12 @@ def main(argv: Sequence[str]) -> int:
 
 def run_training(options: TrainOptions, waiting: bool) -> int:
     """Train under these options; returns the exit code."""
+    trained(options, waiting)
+    return 0
+
+
+def trained(options: TrainOptions, waiting: bool) -> TrainingRun:
+    """The run under these options, trained to its end or until a signal, or only looked at in a dry run."""
     from kakusan.train.run import TrainingRun
 
     progress = Progress()
@@ -77,47 +81,24 @@ def run_training(options: TrainOptions, waiting: bool) -> int:
     if run.trainer.step == 0:
         run.say(run.estimate().text(options.settings.run.batch))
     if options.dry_run:
-        return 0
+        return run
     path = run.run()
     progress.close()
     if run.stop is None and run.world.main:
         following = f"sample {options.out} --num 16"
         if options.settings.data.pair is not None:
             following = f"transform {options.out} IMAGE --original"
-        elif options.settings.text.encoder is not None:
+        elif options.settings.vectors.prior:
+            following = f'generate DECODER "TEXT" --prior {options.out}'
+        elif options.settings.text.encoder is not None or options.settings.vectors.clip is not None:
             following = f'generate {options.out} "TEXT"'
         print(f"model   {path}\nreport  {run.folder.path / 'report.html'}\nnext    kakusan {following}")
-    return 0
+    return run
 
 
 def base_settings(argv: Sequence[str], folder: str | None = "runs/mine") -> TrainConfig:
     """Defaults < recipe < file (or the stored settings of the run being continued, in --out or `folder`)."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--out", "--config", "--recipe", "--steps", "--minutes"):
-        early.add_argument(name)
-    try:
-        given, _ = early.parse_known_args(list(argv))
-    except argparse.ArgumentError:
-        # An option without its value: the full parser says so.
-        given = early.parse_args([])
-    settings = TrainConfig()
-
-    def add(layer: Mapping[str, Any], where: str) -> TrainConfig:
-        return merge(with_length(settings, layer), layer, where)
-
-    out = given.out or folder
-    stored = None if out is None else Path(out) / "config.toml"
-    if stored is not None and stored.is_file():
-        settings = add(read_toml(stored), str(stored))
-    if given.recipe is not None:
-        if given.recipe not in RECIPES:
-            raise ValueError(
-                f"no recipe {given.recipe!r}{suggestion(given.recipe, list(RECIPES))}; there are {', '.join(RECIPES)}"
-            )
-        settings = add(RECIPES[given.recipe](), f"the recipe {given.recipe}")
-    if given.config is not None:
-        settings = add(read_toml(given.config), given.config)
-    return with_length(settings, {"run": {"steps": given.steps, "minutes": given.minutes}})
+    return layered(TrainConfig(), argv, folder=folder, recipes=RECIPES)
 
 
 class Progress:

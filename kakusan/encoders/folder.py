@@ -14,6 +14,7 @@ from kakusan import model_folder
 from kakusan.data.spec import DataSpec
 from kakusan.encoders.clip import Clip
 from kakusan.encoders.text import TextTower
+from kakusan.run_folder import LATEST
 from kakusan.specs import to_spec
 from kakusan.stored_part import read_part
 
@@ -49,12 +50,23 @@ class StoredClip:
         return self.clip.embed_images(self.data.to_model(stored))
 
 
-def save(folder: Path, clip: Clip, data: DataSpec, training: Mapping[str, Any]) -> str:
+def save(
+    folder: Path,
+    clip: Clip,
+    data: DataSpec,
+    training: Mapping[str, Any],
+    averages: Mapping[str, Mapping[str, Tensor]] | None = None,
+    extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> str:
     """Write a CLIP into the existing, empty `folder`: `model.json` and safetensors; returns its hash.
 
     Args:
         data: what its pictures are, with the names of the classes.
         training: what it was trained on and how, plain values.
+        averages: by profile, of a training that goes on; the first is what will be loaded.
+        extra: further files of tensors.
+        texts: further files of text.
 
     Raises:
         ValueError: weights that are not finite.
@@ -67,9 +79,9 @@ def save(folder: Path, clip: Clip, data: DataSpec, training: Mapping[str, Any]) 
         PART: to_spec(clip),
         "data": to_spec(data),
         "training": to_spec(training),
-        "ema": [],
+        "ema": list(averages or {}),
     }
-    return model_folder.write_described(folder, clip, description, {})
+    return model_folder.write_described(folder, clip, description, averages or {}, extra, texts)
 
 
 def load(folder: str | Path, *, device: torch.device | str = "cpu") -> StoredClip:
@@ -81,5 +93,9 @@ def load(folder: str | Path, *, device: torch.device | str = "cpu") -> StoredCli
     path = Path(folder)
     if not path.is_dir():
         raise ValueError(f"there is no CLIP at {path}; train one with: kakusan train-clip --data FOLDER --out {path}")
+    if (path / LATEST).is_file() and not (path / model_folder.FACTS).is_file():
+        raise ValueError(
+            f"the training of the CLIP in {path} is not finished; the same kakusan train-clip goes on with it"
+        )
     found = read_part(path, PART, Clip, device=device)
     return StoredClip(found.network, found.data, found.training, found.model_hash)

@@ -65,18 +65,21 @@ def curves_of(records: Sequence[Mapping[str, Any]]) -> list[tuple[Chart, str]]:
     judged = [r for r in steps if "margin" in r]
     if len(judged) > 1:
         keys = {"margin": "margin", "balance": "balance"}
-        chart = loss_curve(judged, keys=keys, title="Discriminator")
+        chart = loss_curve(judged, keys=keys, title="Discriminator", y="margin, balance")
         found.append((chart, "Margin: score of real patches less that of decoded ones. Balance: ratio of gradients."))
     health = [r for r in records if r.get("kind") == "health"]
     if len(health) > 1:
-        error = [float(r["absolute"]) for r in health]
-        chart = held_out_curve([float(r["step"]) for r in health], None, error, title="Error on held-out pictures")
-        found.append((chart, "Mean absolute error in model units (black to white is 2), averaged weights."))
+        error, name = [float(r["absolute"]) for r in health], "Error on held-out pictures"
+        chart = held_out_curve([float(r["step"]) for r in health], None, error, title=name, y="mean absolute error")
+        found.append((chart, "In model units (black to white is 2), averaged weights."))
         channels = range(len(health[0].get("kl", [])))
         if channels:
             lines = [{"step": r["step"], **{f"c{i}": r["kl"][i] for i in channels}} for r in health]
-            chart = loss_curve(lines, keys={f"c{i}": f"channel {i}" for i in channels[:5]}, title="KL of each channel")
-            found.append((chart, "Nats for one element of the latent; a channel near 0 says nothing."))
+            shown = channels[:5]
+            keys = {f"c{i}": f"channel {i}" for i in shown}
+            chart = loss_curve(lines, keys=keys, title="KL of each channel", y="nats")
+            more = f" The first {len(shown)} of {len(channels)} channels." if len(channels) > len(shown) else ""
+            found.append((chart, "Nats for one element of the latent; a channel near 0 says nothing." + more))
     return found
 
 
@@ -108,10 +111,12 @@ def autoencoder_page(
         page.figure(chart, caption)
     page.section("The latent, channel by channel")
     kl, lost, dead = health.get("kl", []), health.get("lost", []), set(health.get("dead", []))
+    noise = health.get("noise", [])
     rows = [
         {
             "channel": i,
             **({"KL, nats per element": float(kl[i])} if kl else {}),
+            **({"noise, deviations": float(noise[i])} if noise else {}),
             **({"PSNR lost without it, dB": float(lost[i])} if lost else {}),
             "dead": "yes" if i in dead else "no",
         }
@@ -121,6 +126,13 @@ def autoencoder_page(
         page.table(rows)
     low, high = health["latent_range"]
     said = [f"Standardised latents of held-out pictures run from {low:+.2f} to {high:+.2f}."]
+    if noise:
+        said.append(
+            "The noise is how unsure the encoder is, in deviations of the channel. The KL also counts how large the "
+            "latents are before they are standardised, which no diffusion model sees: read the noise beside it."
+        )
+    if health.get("forgives") is not None:
+        said.append(f"Latents that are off by a tenth of their deviation cost {health['forgives']:.2f} dB of the PSNR.")
     if health.get("codes_used") is not None:
         said.append(
             f"They use {health['codes_used']:.1%} of the codebook, with a perplexity of {health['perplexity']:.0f}."

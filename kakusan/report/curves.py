@@ -78,12 +78,16 @@ class Chart:
 
 
 def loss_curve(
-    records: Sequence[Mapping[str, Any]], *, keys: Mapping[str, str] | None = None, title: str | None = None
+    records: Sequence[Mapping[str, Any]],
+    *,
+    keys: Mapping[str, str] | None = None,
+    title: str | None = None,
+    y: str = "loss",
 ) -> Chart:
     """Losses over training steps, each as a faint line with its moving average on top.
 
     `records`: lines of `metrics.jsonl`, in order; those without `step`, a key or a finite value are passed over.
-    `keys`: field name to its name in the legend, by default `loss` and `held_out_loss`.
+    `keys`: field name to its name in the legend, by default `loss` and `held_out_loss`. `y`: what they are.
     """
     keys = {"loss": "training", "held_out_loss": "held out"} if keys is None else keys
     found = {}
@@ -94,7 +98,7 @@ def loss_curve(
             found[name] = points
     if not found:
         raise ValueError(f"no record has a step and a finite {' or '.join(keys)}; there is no loss to draw")
-    figure, axes = _axes(title, x="step", y="loss")
+    figure, axes = _axes(title, x="step", y=y)
     for (name, points), colour in zip(found.items(), style.SERIES, strict=False):
         steps, losses = _thin(points[:, 0], points[:, 1])
         if len(losses) >= 40:
@@ -106,11 +110,16 @@ def loss_curve(
 
 
 def held_out_curve(
-    steps: Sequence[float], train: Sequence[float] | None, held_out: Sequence[float], *, title: str | None = None
+    steps: Sequence[float],
+    train: Sequence[float] | None,
+    held_out: Sequence[float],
+    *,
+    title: str | None = None,
+    y: str = "loss",
 ) -> Chart:
     """Training and held-out loss at the same steps, with the lowest held-out point marked."""
     x, low = _column("steps", steps, None), _column("held_out", held_out, len(steps))
-    figure, axes = _axes(title, x="step", y="loss")
+    figure, axes = _axes(title, x="step", y=y)
     drawn = [low]
     if train is not None:
         drawn.append(_column("train", train, len(steps)))

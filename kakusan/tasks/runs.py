@@ -9,16 +9,21 @@ from typing import Any
 
 from kakusan.model_folder import CorruptModel, model_hash, read_facts, verified
 from kakusan.run_folder import RunFolder, find_model
+from kakusan.tasks import other_models
 from kakusan.train.metrics_log import read_records
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """One row for each run under `folder` (or for `folder` itself), the newest first."""
+    """One row for each run under `folder` (or for `folder` itself), and for each other network, the newest first."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; runs are made by kakusan train and kakusan demo")
-    found = [folder] if RunFolder(folder).exists() else sorted(p for p in folder.iterdir() if RunFolder(p).exists())
-    rows = [_row(RunFolder(path)) for path in found]
-    return sorted(rows, key=lambda row: row["changed"], reverse=True)
+    alone = RunFolder(folder).exists() or other_models.row(folder) is not None
+    found = [folder] if alone else sorted(p for p in folder.iterdir() if p.is_dir())
+    others = [other_models.row(path) for path in found]
+    runs = [
+        _row(RunFolder(path)) for path, row in zip(found, others, strict=True) if not row and RunFolder(path).exists()
+    ]
+    return sorted([*filter(None, others), *runs], key=lambda row: row["changed"], reverse=True)
 
 
 def _row(run: RunFolder) -> dict[str, Any]:
@@ -57,7 +62,11 @@ def table(rows: list[dict[str, Any]], folder: Path) -> str:
     lines = []
     for row in rows:
         lines.append(row["run"])
-        if row["state"] != "ok":
+        if "kind" in row:
+            size = " x ".join(map(str, row["size"]))
+            steps = "" if row["steps"] is None else f", {row['steps']} steps"
+            lines.append(f"  {row['kind']} for {size}{steps}" + ("" if row["state"] == "ok" else f"; {row['state']}"))
+        elif row["state"] != "ok":
             lines.append(f"  {row['state']}")
         else:
             size = " x ".join(map(str, row["size"]))
@@ -74,11 +83,12 @@ def table(rows: list[dict[str, Any]], folder: Path) -> str:
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Every fact a checkpoint holds, with its identity and the tensors of each file."""
+    """Every fact a checkpoint or the folder of another network holds, with its hash and the tensors of each file."""
     from safetensors import safe_open
 
-    folder = find_model(path)
-    facts = read_facts(folder)
+    other = other_models.folder_of(path) if path.is_dir() else None
+    folder = find_model(path) if other is None else other
+    facts = other_models.described(folder)[1]
     tensors = {}
     for name in (n for n in facts.get("files", {}) if n.endswith(".safetensors")):
         verified(folder, name, facts)

@@ -7,17 +7,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kakusan import runtime
-from kakusan.config import DataSettings
+from kakusan.config import DataSettings, to_toml
 from kakusan.data.source import Pictures
 from kakusan.encoders import folder as clip_folder
 from kakusan.encoders.clip import Clip
 from kakusan.encoders.image import parameters
 from kakusan.metrics.clip import bare_name, measure_clip
+from kakusan.model_folder import FACTS
 from kakusan.report.clip import clip_page, retrieval_rows
 from kakusan.report.embedding_map import EmbeddingMap
 from kakusan.report.png import save_png
+from kakusan.run_folder import RunFolder
 from kakusan.train import clip as training
+from kakusan.train import clip_checkpoint
+from kakusan.train.captioned import Captioned, notes_on, some_embedded, spaced
 from kakusan.train.clip_model import ClipSizes, kinds_of_texts
+from kakusan.train.clip_settings import ClipConfig
+from kakusan.train.keeping import forget
 from kakusan.train.sources import open_parts
 
 REPORT, MAP = "report.html", "map.png"
@@ -27,49 +33,48 @@ _MEASURED = 2000
 
 
 def train_clip(
-    data: DataSettings,
-    how: training.ClipTraining,
-    sizes: ClipSizes,
+    config: ClipConfig,
     *,
     out: Path,
-    threads: int | None = None,
-    device: str = "auto",
     say: Callable[[str], None] = print,
 ) -> Path:
     """Train, measure and keep a CLIP; returns its folder, with `model.json`, `report.html` and `map.png`.
 
     Args:
-        data: pictures with captions.
-        how: how long, and how.
-        sizes: what it is made of.
-        out: a new folder.
-        threads: of the CPU.
-        device: auto, cpu, cuda.
+        config: what to train, on which pictures with captions, and how.
+        out: a new folder, or one where the same training was stopped; it keeps the configuration as `config.toml`.
         say: takes lines for people.
 
     Raises:
         ValueError: a place that is taken, or pictures without captions.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if (out / FACTS).is_file():
         raise ValueError(f"{out} is taken; name another folder with --out, nothing is overwritten")
-    where = runtime.pick_device(device)
+    data, sizes = DataSettings(**vars(config.data)), ClipSizes(**vars(config.size))
+    how, threads = training.ClipTraining(**config.run.plan()), config.run.threads
+    where = runtime.pick_device(config.run.device)
     runtime.tune(threads=threads, device=where)
     pictures, held_out = open_parts(data, seed=how.seed, say=say)
-    pairs = training.Captioned.of(pictures)
-    apart = training.Captioned.of(held_out) if len(held_out) else None
+    pairs = Captioned.of(pictures)
+    apart = Captioned.of(held_out) if len(held_out) else None
     clip = sizes.build(pictures.spec, pairs.texts, seed=how.seed).to(where)
     length = f"{how.minutes:g} minutes" if how.steps is None else f"{how.steps} steps"
     say(f"{len(pairs)} pictures with {sum(map(len, pairs.texts))} captions, {parameters(clip):,} parameters, {length}")
-    notes = training.notes_on(clip, pairs, len(pictures))
+    notes = notes_on(clip, pairs, len(pictures))
     for note in notes:
         say(f"note: {note}")
-    trained = training.train_clip(clip, pairs, apart, how=how, say=say)
+    run = training.ClipRun(clip, pairs, apart, how=how, say=say)
+    if not clip_checkpoint.to_the_end(
+        run, out, sizes, (pictures, held_out), config=to_toml(config), threads=threads, say=say
+    ):
+        return out
+    trained = run.finished()
     measured, source = (pairs, pictures) if trained.measured_on == "training" or apart is None else (apart, held_out)
     figures = {}
     names = [bare_name(name) for name in pictures.spec.classes]
     for place, (name, which) in enumerate(kinds_of_texts(measured.texts).items()):
-        rows = training.spaced(len(measured), _MEASURED)
-        images, texts = training.some_embedded(clip, measured, rows, which)
+        rows = spaced(len(measured), _MEASURED)
+        images, texts = some_embedded(clip, measured, rows, which)
         # Names of classes have one language, so they are asked once.
         labels = None if measured.labels is None or place else measured.labels[rows]
         figures[name] = measure_clip(clip, images, texts, labels=labels, names=names)
@@ -78,7 +83,6 @@ def train_clip(
     for found in figures.values():
         if found.zero_shot is not None:
             say(f"class told by its name alone {found.zero_shot.rate}")
-    out.mkdir(parents=True, exist_ok=True)
     record = {
         "how": asdict(how),
         "sizes": asdict(sizes),
@@ -111,13 +115,14 @@ def train_clip(
         notes=notes,
     )
     page.write(out / REPORT)
+    forget(RunFolder(out))
     say(f"wrote {out} with {REPORT} and {MAP}; use it with: kakusan train --data {data.source} --text {out}")
     return out
 
 
-def _map(clip: Clip, pairs: training.Captioned, source: Pictures) -> EmbeddingMap:
-    rows = training.spaced(len(pairs), SHOWN)
-    images, texts = training.some_embedded(clip, pairs, rows, 0)
+def _map(clip: Clip, pairs: Captioned, source: Pictures) -> EmbeddingMap:
+    rows = spaced(len(pairs), SHOWN)
+    images, texts = some_embedded(clip, pairs, rows, 0)
     thumbnails = source.spec.to_pil(pairs.read(rows))
     classes = source.spec.classes
     groups = [] if pairs.labels is None or not classes else [classes[int(k)] for k in pairs.labels[rows]]

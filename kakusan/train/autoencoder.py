@@ -26,7 +26,9 @@ from kakusan.nn.count import parameters
 from kakusan.run_folder import RunFolder
 from kakusan.specs import suggestion
 from kakusan.train import autoencoder_checkpoint as checkpoint
+from kakusan.train import keeping
 from kakusan.train.autoencoder_checkpoint import averaged_with, measured_latents
+from kakusan.train.autoencoder_settings import MINUTES, AutoencoderConfig
 from kakusan.train.ema import EmaProfile
 from kakusan.train.feed import Feed
 from kakusan.train.metrics_log import MetricsLog, read_records
@@ -72,7 +74,7 @@ class AutoencoderTraining:
     codes: int = 1024
     size: NetworkSize = field(default_factory=NetworkSize)
     losses: AutoencoderLosses = field(default_factory=AutoencoderLosses)
-    minutes: float = 5.0
+    minutes: float = MINUTES
     steps: int | None = None
     batch: int = 16
     seed: int = 0
@@ -92,6 +94,26 @@ class AutoencoderTraining:
             raise ValueError(
                 f"no autoencoder {self.kind!r}{suggestion(self.kind, list(KINDS))}; there are {', '.join(KINDS)}"
             )
+
+    @classmethod
+    def of(cls, config: AutoencoderConfig) -> AutoencoderTraining:
+        """As a configuration says; sections and these classes call the same things by the same names.
+
+        Raises:
+            ValueError: numbers out of range.
+        """
+        run, length = config.run, MINUTES if config.run.minutes is None else config.run.minutes
+        return cls(
+            **vars(config.model),
+            size=NetworkSize(**vars(config.size)),
+            losses=AutoencoderLosses(**vars(config.losses)),
+            minutes=length,
+            steps=run.steps,
+            batch=run.batch,
+            seed=run.seed,
+            measurements=run.measurements,
+            checkpoints=run.checkpoints,
+        )
 
     def fixed(self) -> dict[str, Any]:
         """What a run that goes on cannot change: all but its length and what is measured. Plain values."""
@@ -128,6 +150,7 @@ class AutoencoderRun:
         out: the folder.
         device: a device's name, or "auto".
         threads: of the CPU; chosen when not given.
+        config: text that the folder keeps as `config.toml`, when given.
         say: takes lines for people.
         on_step: called after every step.
 
@@ -144,9 +167,11 @@ class AutoencoderRun:
         *,
         device: str = "auto",
         threads: int | None = None,
+        config: str | None = None,
         say: Callable[[str], None] = print,
         on_step: Callable[[TrainStep, AutoencoderRun], None] | None = None,
     ) -> None:
+        self._config = config
         self.how, self.training, self.held_out, self.say, self.on_step = how, training, held_out, say, on_step
         self.folder = RunFolder(out)
         old = checkpoint.opened(self.folder, how.fixed(), training.fingerprint)
@@ -215,7 +240,7 @@ class AutoencoderRun:
         self._began = time.perf_counter()
         if self.trainer.step == 0:
             self._plan()
-        lock = checkpoint.create(self.folder, self.how.fixed(), self.training)
+        lock = keeping.create(self.folder, self.how.fixed(), self.training.fingerprint, self._config)
         self._log = self._open_log()
         restore = catch_signals(lambda name: setattr(self, "stop", name))
         try:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +17,12 @@ from kakusan.autoencoders.base import MEAN, STD, Autoencoder
 from kakusan.autoencoders.losses import Bench
 from kakusan.autoencoders.perceptual import Features
 from kakusan.data.source import Pictures
-from kakusan.files import sync_folder, unfinished, write_text
 from kakusan.model_folder import EMA, WEIGHTS, CorruptModel, read_description, read_tensors, verified
-from kakusan.run_folder import LATEST, LOCK, OPTIMIZER, STATE, RunFolder
+from kakusan.run_folder import OPTIMIZER, STATE, RunFolder
+from kakusan.train import keeping
+from kakusan.train.keeping import under
 from kakusan.train.trainer import Trainer
 
-SETTINGS = "settings.json"
 _OWN = "autoencoder."
 
 
@@ -35,32 +33,7 @@ def opened(run: RunFolder, settings: Mapping[str, Any], data: str) -> dict[str, 
         ValueError: the place holds something else, or a run of other settings or data.
         CorruptModel: a run that has lost its checkpoints.
     """
-    path = run.path / SETTINGS
-    if not path.is_file():
-        if run.path.exists() and not run.path.is_dir():
-            raise ValueError(f"{run.path} is a file; --out names the folder of a run")
-        if run.path.is_dir() and set(run.path.iterdir()) - {run.path / LOCK, *unfinished(run.path)}:
-            raise ValueError(
-                f"{run.path} is not empty and holds no autoencoder's training; choose another --out, nothing is "
-                "overwritten"
-            )
-        return None
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        old, fingerprint = dict(said["settings"]), str(said["data"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptModel(f"{path} is damaged: {error}") from None
-    different = sorted(name for name in {*old, *settings} if old.get(name) != settings.get(name))
-    if different:
-        raise ValueError(
-            f"the training in {run.path} has other settings ({', '.join(different)}); give the same ones to go on, or "
-            "choose another --out"
-        )
-    if fingerprint != data:
-        raise ValueError(
-            f"the data are not those that {run.path} was trained on; bring them back or choose another --out"
-        )
-    newest = run.latest()
+    newest = keeping.opened(run, settings, data, "autoencoder")
     if newest is None:
         return None
     state: dict[str, Any] = json.loads(verified_text(newest))
@@ -74,26 +47,6 @@ def verified_text(folder: Path) -> str:
 
 def _facts(folder: Path) -> dict[str, Any]:
     return read_description(folder, folders.PART)
-
-
-def create(run: RunFolder, settings: Mapping[str, Any], pictures: Pictures) -> IO[str]:
-    """Make the folder, or clean one after a kill; returns the lock, which holds while it is open.
-
-    Raises:
-        ValueError: another process is training here.
-    """
-    run.path.mkdir(parents=True, exist_ok=True)
-    lock = run.lock()
-    try:
-        said = {"settings": dict(settings), "data": pictures.fingerprint}
-        write_text(run.path / SETTINGS, json.dumps(said, indent=1) + "\n")
-        run.checkpoints.mkdir(exist_ok=True)
-        for leftover in run.checkpoints.glob(".part-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-    except BaseException:
-        lock.close()
-        raise
-    return lock
 
 
 def save(
@@ -132,32 +85,13 @@ def save(
     if features is not None:
         extra |= {f"features/{name}": value for name, value in features.state_dict().items()}
     state = {"trainer": facts, "elapsed": record["seconds"], "threads": record["threads"]}
-    target = run.checkpoint(trainer.step)
-    temporary = run.checkpoints / f".part-{target.name}-{os.getpid()}"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        said = {**record, "latents_measured_on": seen, "profile": profile}
-        text = json.dumps(state, indent=1) + "\n"
-        folders.save(
-            temporary, autoencoder, pictures.spec, said, {profile: averages}, {OPTIMIZER: extra}, {STATE: text}
-        )
-        for file in temporary.iterdir():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-        sync_folder(run.checkpoints)
-        write_text(run.path / LATEST, target.name + "\n")
-    except OSError as error:
-        raise ValueError(
-            f"the checkpoint of step {trainer.step} could not be written to {run.checkpoints}: "
-            f"{error.strerror or error}; free some space and start the same command again"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    run.thin(set(), newest=1)
-    return target
+    said = {**record, "latents_measured_on": seen, "profile": profile}
+    text = json.dumps(state, indent=1) + "\n"
+
+    def write(folder: Path) -> None:
+        folders.save(folder, autoencoder, pictures.spec, said, {profile: averages}, {OPTIMIZER: extra}, {STATE: text})
+
+    return keeping.write_checkpoint(run, trainer.step, write)
 
 
 def restore(run: RunFolder, trainer: Trainer, bench: Bench) -> float:
@@ -174,9 +108,9 @@ def restore(run: RunFolder, trainer: Trainer, bench: Bench) -> float:
     extra = read_tensors(folder, OPTIMIZER, facts)
     profile = next(iter(trainer.ema.averages))
     try:
-        bench.load_state_dict({**{_OWN + n: v for n, v in weights.items()}, **_under(extra, "module/")})
-        own = {_OWN + n: v for n, v in _under(averages, f"{profile}/").items()}
-        trainer.load_state(_under(extra, "optimizer/"), state["trainer"], {profile: {**own, **_under(extra, "ema/")}})
+        bench.load_state_dict({**{_OWN + n: v for n, v in weights.items()}, **under(extra, "module/")})
+        own = {_OWN + n: v for n, v in under(averages, f"{profile}/").items()}
+        trainer.load_state(under(extra, "optimizer/"), state["trainer"], {profile: {**own, **under(extra, "ema/")}})
         return float(state["elapsed"])
     except (KeyError, IndexError, TypeError, RuntimeError) as error:
         raise CorruptModel(f"{folder} does not fit this run: {error}") from None
@@ -186,11 +120,7 @@ def features(run: RunFolder) -> dict[str, Tensor]:
     """The features of the perceptual part that the newest checkpoint holds."""
     folder = run.latest()
     assert folder is not None
-    return _under(read_tensors(folder, OPTIMIZER, _facts(folder)), "features/")
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+    return under(read_tensors(folder, OPTIMIZER, _facts(folder)), "features/")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,66 +12,34 @@ import torch
 from torch import Tensor
 
 from kakusan.data.augment import Transformations, transform
-from kakusan.data.source import Pictures
 from kakusan.encoders.clip import Clip
 from kakusan.noise import Stream, uniform
+from kakusan.train.captioned import Captioned, all_pairs, embed, order, shared, some_embedded, spaced
 from kakusan.train.ema import Ema, EmaProfile
-from kakusan.train.texts import texts_of
+from kakusan.train.keeping import under
+
+__all__ = [
+    "Captioned",
+    "ClipRun",
+    "ClipTraining",
+    "TrainedClip",
+    "embed",
+    "held_out_loss",
+    "order",
+    "shared",
+    "some_embedded",
+    "spaced",
+    "train_clip",
+]
 
 MEASUREMENTS = 8
-AVERAGE = 0.06
+AVERAGED, AVERAGE = "average", 0.06
 SCALAR_HASTE = 10.0
 """Scale and bias learn so many times as fast: a short run would leave them where they began."""
 BAD_STEPS = 8
 """So many steps in a row may be passed over for numbers that are not finite."""
 _WATCHED = 512
 _GROUP = 64
-_GAP_PAIRS = 8192
-_LOOKED_AT = 2000
-
-
-@dataclass(frozen=True)
-class Captioned:
-    """Pictures with their texts; those without any are left out.
-
-    Args:
-        read: stored pictures by row, in model units (n, C, H, W).
-        texts: all texts of each picture, at least one.
-        labels: (N,) class indices, or None.
-        flip: whether a mirrored picture is as good.
-        rows: places of the pictures in the data set.
-    """
-
-    read: Callable[[Tensor], Tensor]
-    texts: tuple[tuple[str, ...], ...]
-    labels: Tensor | None = None
-    flip: bool = False
-    rows: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, pictures: Pictures) -> Captioned:
-        """The pictures of a data set that have captions.
-
-        Raises:
-            ValueError: none has.
-        """
-        texts = texts_of(pictures)
-        rows = torch.tensor([row for row, several in enumerate(texts) if several])
-        spec = pictures.spec
-
-        def read(places: Tensor) -> Tensor:
-            return spec.to_model(pictures.read(rows[places].tolist()))
-
-        labels = None if pictures.labels is None else pictures.labels[rows]
-        return cls(read, tuple(tuple(texts[row]) for row in rows.tolist()), labels, spec.flip, tuple(rows.tolist()))
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def pick(self, rows: Tensor, dice: Tensor) -> list[str]:
-        """One text of each of the pictures at `rows` (n,), by `dice` (n,) in (0, 1)."""
-        chosen = zip(rows.tolist(), dice.tolist(), strict=True)
-        return [self.texts[row][int(die * len(self.texts[row]))] for row, die in chosen]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,73 +134,161 @@ def train_clip(
     Raises:
         ValueError: fewer than two pairs, or numbers that stay not finite.
     """
-    if len(training) < 2:
-        raise ValueError(f"CLIP learns to tell pairs apart and needs at least 2, got {len(training)}")
-    apart = held_out is not None and len(held_out) >= 2
-    measured = held_out if apart and held_out is not None else training
-    where = "held-out" if apart else "training"
-    groups = [
-        {"params": [p for p in clip.parameters() if p.dim() >= 2], "weight_decay": how.decay},
-        {"params": [p for p in clip.parameters() if p.dim() == 1], "weight_decay": 0.0},
-        {"params": [clip.log_scale, clip.bias], "weight_decay": 0.0, "haste": SCALAR_HASTE},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=how.rate, betas=(0.9, 0.98))
-    ema = Ema(clip, {"average": EmaProfile(AVERAGE)})
-    batch = min(how.batch, len(training))
-    step, done, marks, bad, skipped = 0, 0.0, 1, 0, 0
-    best: tuple[float, int, dict[str, Tensor]] = (math.inf, 0, _copied(ema))
-    history: list[dict[str, float]] = []
-    began = time.monotonic()
-    while done < 1.0:
-        for group in optimizer.param_groups:
+    run = ClipRun(clip, training, held_out, how=how, say=say)
+    run.go_on()
+    return run.finished()
+
+
+class ClipRun:
+    """A training that can be stopped after any step and go on, bit for bit where it is counted in steps.
+
+    Args:
+        clip: on the device to train on.
+        training: pairs.
+        held_out: those to measure on; None where there are none.
+        how: how long, and how.
+        say: takes lines for people.
+
+    Raises:
+        ValueError: fewer than two pairs.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        training: Captioned,
+        held_out: Captioned | None,
+        *,
+        how: ClipTraining,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        if len(training) < 2:
+            raise ValueError(f"CLIP learns to tell pairs apart and needs at least 2, got {len(training)}")
+        self.clip, self.training, self.how, self._say = clip, training, how, say
+        apart = held_out is not None and len(held_out) >= 2
+        self._measured = held_out if apart and held_out is not None else training
+        self.measured_on = "held-out" if apart else "training"
+        groups = [
+            {"params": [p for p in clip.parameters() if p.dim() >= 2], "weight_decay": how.decay},
+            {"params": [p for p in clip.parameters() if p.dim() == 1], "weight_decay": 0.0},
+            {"params": [clip.log_scale, clip.bias], "weight_decay": 0.0, "haste": SCALAR_HASTE},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=how.rate, betas=(0.9, 0.98))
+        self.ema = Ema(clip, {AVERAGED: EmaProfile(AVERAGE)})
+        self.step, self.seconds, self.skipped = 0, 0.0, 0
+        self._marks, self._bad = 1, 0
+        self._best: tuple[float, int, dict[str, Tensor]] = (math.inf, 0, _copied(self.ema))
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def done(self) -> float:
+        """The share of the training that is over, 1 and more at its end."""
+        how = self.how
+        return self.step / how.steps if how.steps is not None else self.seconds / (60.0 * how.minutes)
+
+    def go_on(
+        self, *, stopped: Callable[[], bool] = lambda: False, measured: Callable[[], object] = lambda: None
+    ) -> bool:
+        """Train to the end, or until `stopped` says so after a step; returns whether the end was reached.
+
+        Args:
+            stopped: whether to stop.
+            measured: called after each measurement.
+
+        Raises:
+            ValueError: numbers that stay not finite.
+        """
+        before, began = self.seconds, time.monotonic()
+        while self.done < 1.0:
+            self._take(_batch(self.clip, self.training, self.step, min(self.how.batch, len(self.training)), self.how))
+            self.seconds = before + time.monotonic() - began
+            if self.done >= self._marks / MEASUREMENTS:
+                self._measure()
+                self.seconds = before + time.monotonic() - began
+                measured()
+            if self.done < 1.0 and stopped():
+                return False
+        return True
+
+    def _take(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        """One step of the optimizer."""
+        clip, how, done = self.clip, self.how, self.done
+        for group in self.optimizer.param_groups:
             group["lr"] = group.get("haste", 1.0) * how.rate * min(1.0, done / 0.05 + 0.01) * (1.0 - done)
         clip.train()
-        loss = clip.batch_loss(*_batch(clip, training, step, batch, how))
-        optimizer.zero_grad(set_to_none=True)
+        loss = clip.batch_loss(*batch)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
         if bool(torch.isfinite(loss.detach()) & norm.isfinite()):
-            bad = 0
-            optimizer.step()
+            self._bad = 0
+            self.optimizer.step()
             clip.clamp()
-            ema.update()
+            self.ema.update()
         else:
-            bad, skipped = bad + 1, skipped + 1
-            if bad > BAD_STEPS:
-                raise ValueError(f"the loss is not finite since step {step - BAD_STEPS}; try a rate below {how.rate}")
-        history.append({"step": float(step), "loss": float(loss.detach())})
-        step += 1
-        done = step / how.steps if how.steps is not None else (time.monotonic() - began) / (60.0 * how.minutes)
-        if done >= marks / MEASUREMENTS:
-            marks = math.floor(done * MEASUREMENTS) + 1
-            found = _viewed(clip, ema, measured)
-            history[-1]["held_out_loss"] = found
-            if found < best[0]:
-                best = (found, step, _copied(ema))
-            if say is not None:
-                scale = float(clip.scale.detach())
-                say(f"step {step}: loss {float(loss.detach()):.3f}, {where} {found:.3f}, scale {scale:.1f}")
-    seconds = time.monotonic() - began
-    _put(clip, best[2])
-    clip.eval().requires_grad_(False)
-    clip.measure_gap(*_all_pairs(clip, training))
-    return TrainedClip(clip, step, best[1], where, tuple(history), seconds, skipped)
+            self._bad, self.skipped = self._bad + 1, self.skipped + 1
+            if self._bad > BAD_STEPS:
+                first = self.step - BAD_STEPS
+                raise ValueError(f"the loss is not finite since step {first}; try a rate below {how.rate}")
+        self.history.append({"step": float(self.step), "loss": float(loss.detach())})
+        self.step += 1
 
+    def _measure(self) -> None:
+        self._marks = math.floor(self.done * MEASUREMENTS) + 1
+        found = _viewed(self.clip, self.ema, self._measured)
+        self.history[-1]["held_out_loss"] = found
+        if found < self._best[0]:
+            self._best = (found, self.step, _copied(self.ema))
+        if self._say is not None:
+            loss, scale = self.history[-1]["loss"], float(self.clip.scale.detach())
+            self._say(f"step {self.step}: loss {loss:.3f}, {self.measured_on} {found:.3f}, scale {scale:.1f}")
 
-@torch.no_grad()
-def embed(clip: Clip, pairs: Captioned, *, which: int = 0, most: int = 8192) -> tuple[Tensor, Tensor]:
-    """Directions (n, D) of pictures and of their text number `which`; of at most so many pairs."""
-    images, texts = some_embedded(clip, pairs, spaced(len(pairs), most), which)
-    return images, clip.embed_texts(texts)
+    def finished(self) -> TrainedClip:
+        """The CLIP of the best measurement, with its means and the map between them measured; training is over."""
+        clip = self.clip
+        _put(clip, self._best[2])
+        clip.eval().requires_grad_(False)
+        clip.measure_gap(*all_pairs(clip, self.training))
+        return TrainedClip(
+            clip, self.step, self._best[1], self.measured_on, tuple(self.history), self.seconds, self.skipped
+        )
 
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything but weights and averages that going on needs: tensors, and plain numbers."""
+        tensors = {
+            f"optimizer/{index}/{key}": value
+            for index, values in self.optimizer.state_dict()["state"].items()
+            for key, value in values.items()
+        }
+        tensors |= {f"best/{name}": value for name, value in self._best[2].items()}
+        facts = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "marks": self._marks,
+            "bad": self._bad,
+            "updates": self.ema.updates,
+            "best": [None if math.isinf(self._best[0]) else self._best[0], self._best[1]],
+            "history": self.history,
+        }
+        return tensors, facts
 
-def _all_pairs(clip: Clip, pairs: Captioned) -> tuple[Tensor, Tensor]:
-    """Directions (n, D) of pictures and texts, each picture as often as it has texts, `_GAP_PAIRS` at most."""
-    several = max(map(len, pairs.texts))
-    rows = spaced(len(pairs), max(2, _GAP_PAIRS // several))
-    images, _ = some_embedded(clip, pairs, rows, 0)
-    owners = [(place, text) for place, row in enumerate(rows.tolist()) for text in pairs.texts[row]]
-    return images[[place for place, _ in owners]], clip.embed_texts([text for _, text in owners])
+    def load_state(
+        self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], averages: Mapping[str, Mapping[str, Tensor]]
+    ) -> None:
+        """Go on from `state()` and saved averages; the weights are loaded by the caller."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in under(tensors, "optimizer/").items():
+            index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.ema.load(averages, int(facts["updates"]))
+        self.step, self.seconds, self.skipped = int(facts["step"]), float(facts["seconds"]), int(facts["skipped"])
+        self._marks, self._bad = int(facts["marks"]), int(facts["bad"])
+        loss, step = facts["best"]
+        kept = {name: value.to(self.clip.device) for name, value in under(tensors, "best/").items()}
+        self._best = (math.inf if loss is None else float(loss), int(step), kept)
+        self.history = [dict(record) for record in facts["history"]]
 
 
 @torch.no_grad()
@@ -259,26 +315,6 @@ def _batch(clip: Clip, pairs: Captioned, step: int, batch: int, how: ClipTrainin
     return x, clip.text.tokens(texts).to(clip.device), shared(pairs, rows, texts)
 
 
-def shared(pairs: Captioned, rows: Tensor, texts: Sequence[str]) -> Tensor:
-    """(B, B) bool, True where text j is one of all texts of picture i, or text i one of picture j's."""
-    owned = [frozenset(pairs.texts[row]) for row in rows.tolist()]
-    belongs = torch.tensor([[text in own for text in texts] for own in owned])
-    return belongs | belongs.T
-
-
-def order(numbers: Tensor, count: int, seed: int) -> Tensor:
-    """Rows of the samples with these numbers: every row once in an order of chance before any comes again.
-
-    A pure function of (seed, number), so it needs no state.
-    """
-    epochs = (numbers // count).tolist()
-    shuffled = {
-        epoch: torch.randperm(count, generator=torch.Generator().manual_seed((seed << 20) + epoch))
-        for epoch in dict.fromkeys(epochs)
-    }
-    return torch.stack([shuffled[e][n] for e, n in zip(epochs, (numbers % count).tolist(), strict=True)])
-
-
 def _moved(x: Tensor, flip: bool, dice: Tensor, how: ClipTraining) -> Tensor:
     if how.augment == 0.0 and not flip:
         return x
@@ -295,7 +331,7 @@ def _moved(x: Tensor, flip: bool, dice: Tensor, how: ClipTraining) -> Tensor:
 def _viewed(clip: Clip, ema: Ema, pairs: Captioned) -> float:
     """Measured with the averaged weights; the others come back."""
     live = {name: p.detach().clone() for name, p in clip.named_parameters()}
-    _put(clip, ema.averages["average"])
+    _put(clip, ema.averages[AVERAGED])
     clip.eval()
     try:
         return held_out_loss(clip, pairs)
@@ -304,39 +340,10 @@ def _viewed(clip: Clip, ema: Ema, pairs: Captioned) -> float:
 
 
 def _copied(ema: Ema) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in ema.averages["average"].items()}
+    return {name: value.clone() for name, value in ema.averages[AVERAGED].items()}
 
 
 @torch.no_grad()
 def _put(clip: Clip, values: dict[str, Tensor]) -> None:
     for name, parameter in clip.named_parameters():
         parameter.copy_(values[name])
-
-
-def spaced(count: int, most: int) -> Tensor:
-    """Up to `most` of `count` rows, drawn once and for all, in order."""
-    if count <= most:
-        return torch.arange(count)
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].sort().values
-
-
-@torch.no_grad()
-def some_embedded(clip: Clip, pairs: Captioned, rows: Tensor, which: int) -> tuple[Tensor, list[str]]:
-    """Directions (n, D) of the pictures at `rows`, and their text number `which`, the last where there are fewer."""
-    images = torch.cat([clip.embed_images(pairs.read(part)) for part in rows.split(256)])
-    return images, [pairs.texts[row][min(which, len(pairs.texts[row]) - 1)] for row in rows.tolist()]
-
-
-def notes_on(clip: Clip, pairs: Captioned, pictures: int) -> list[str]:
-    """What a person should know of these captions before training."""
-    notes = []
-    if len(pairs) < pictures:
-        notes.append(f"{pictures - len(pairs)} of {pictures} pictures have no caption and are left out")
-    different = sorted({text for several in pairs.texts for text in several})
-    looked = [different[place] for place in spaced(len(different), _LOOKED_AT).tolist()]
-    cut = sum(1 for text in looked if clip.text.report(text).cut)
-    if cut:
-        notes.append(f"{cut} of {len(looked)} captions looked at are too long and lose their end; raise --length")
-    if len(different) < len(pairs):
-        notes.append(f"only {len(different)} captions differ: equal ones are no negatives of each other")
-    return notes

@@ -1,5 +1,8 @@
 """`kakusan plan`: the table, the words, and a prediction beside a measurement."""
 
+import contextlib
+import io
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,8 @@ from small_runs import settings
 
 from kakusan.config import TrainConfig, merge
 from kakusan.tasks.plan import plan_run, text
-from kakusan.train.plan import table_of
+from kakusan.train import probe
+from kakusan.train.plan import Variant, table_of
 from kakusan.train.probe import Measured, Unmeasured, measure_apart
 
 
@@ -67,8 +71,6 @@ def test_a_prediction_is_near_the_measurement(pictures: Path) -> None:
     config = settings(
         pictures, data={"size": 32}, model={"width": 16}, run={"batch": 128, "measurements": 0, "previews": 0}
     )
-    from kakusan.train.plan import Variant
-
     variant = Variant(32, "fp32", False)
     found = {n: measure_apart(variant.settings(config, n, n), 300.0) for n in (32, 64)}
     truth = measure_apart(variant.settings(config, 128, 128), 300.0)
@@ -81,8 +83,17 @@ def test_a_prediction_is_near_the_measurement(pictures: Path) -> None:
     assert truth.free_bytes is not None
 
 
-def test_a_measurement_that_cannot_be_made_says_why(pictures: Path) -> None:
+def test_a_measurement_that_cannot_be_made_says_why(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unmeasured, match="took longer than 0.01 s"):
         measure_apart(settings(pictures), 0.01)
+
+    def here(command: list[str], *, input: str, **_: object) -> subprocess.CompletedProcess[str]:
+        # What the process would do, without its imports; the test above starts real ones.
+        assert command[1:] == ["-m", "kakusan.train.probe"]
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+            patch.setattr("sys.stdin", io.StringIO(input))
+            return subprocess.CompletedProcess(command, probe.main(), out.getvalue(), "")
+
+    monkeypatch.setattr(probe.subprocess, "run", here)
     with pytest.raises(Unmeasured, match="did you mean 'cosine'"):
         measure_apart(settings(pictures, model={"schedule": "cosin"}), 120.0)

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from kakusan.autoencoders import KlAutoencoder
+from kakusan.autoencoders import folder as autoencoder_folder
+from kakusan.autoencoders.networks import NetworkSize
+from kakusan.data.spec import DataSpec
+from kakusan.encoders import folder as clip_folder
 from kakusan.model_folder import CorruptModel
 from kakusan.run_folder import RunFolder
 from kakusan.tasks.runs import inspect, list_runs, table, text
+from kakusan.train.clip_model import ClipSizes
+from kakusan.train.keeping import write_checkpoint
 
 
 @pytest.fixture
@@ -76,3 +83,31 @@ def test_damage_is_said_while_inspecting(shelf: Path) -> None:
     (latest / "optimizer.safetensors").write_bytes(b"")
     with pytest.raises(CorruptModel, match=r"optimizer\.safetensors is damaged"):
         inspect(shelf / "good")
+
+
+def test_other_networks_are_listed_and_inspected(tmp_path: Path) -> None:
+    """A CLIP with its files in the folder itself, and an autoencoder whose training has checkpoints."""
+    spec = DataSpec(channels=1, size=(8, 8), mean=(0.0,), std=(1.0,), mode="L")
+    for name in ("clip", "autoencoder"):
+        (tmp_path / name).mkdir()
+    made = ClipSizes(width=4, features=4, text_width=8, text_depth=1, vocabulary=300).build(
+        spec, [["a"], ["b"]], seed=0
+    )
+    clip_folder.save(tmp_path / "clip", made, spec, {"steps": 7})
+    (tmp_path / "clip" / "config.toml").write_text("")
+    network = KlAutoencoder(channels=1, factor=2, latent_channels=2, size=NetworkSize(width=4))
+    run = RunFolder(tmp_path / "autoencoder")
+    write_checkpoint(run, 5, lambda folder: autoencoder_folder.save(folder, network, spec, {"steps": 5}))
+    rows = {Path(row["run"]).name: row for row in list_runs(tmp_path)}
+    assert {name: (row["kind"], row["steps"], row["size"]) for name, row in rows.items()} == {
+        "clip": ("CLIP", 7, [1, 8, 8]),
+        "autoencoder": ("autoencoder", 5, [1, 8, 8]),
+    }
+    assert "CLIP for 1 x 8 x 8, 7 steps" in table(list_runs(tmp_path), tmp_path)
+    assert list_runs(tmp_path / "autoencoder")[0]["kind"] == "autoencoder"
+    assert inspect(tmp_path / "autoencoder")["autoencoder"]["type"] == "KlAutoencoder"
+    assert inspect(tmp_path / "clip")["tensors"]["weights.safetensors"]["tensors"] > 0
+    (run.path / "latest").write_text("step-00000099")
+    (tmp_path / "clip" / "model.json").write_text("{")
+    assert all(row["state"].startswith("damaged: ") for row in list_runs(tmp_path))
+    assert "damaged" in table(list_runs(tmp_path), tmp_path)

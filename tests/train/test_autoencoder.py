@@ -43,13 +43,17 @@ def settings(**changes) -> AutoencoderTraining:
 def start(
     pictures: ArrayPictures, out: Path, how: AutoencoderTraining, *, stop_at: int | None = None
 ) -> AutoencoderRun:
+    errors: list[float] = []
+
     def on_step(step, run) -> None:
+        errors.append(float(step.terms.x0_error.mean()))
         if step.step == stop_at:
             run.stop = "the test"
 
     parts = subset(pictures, range(32)), subset(pictures, range(32, 40))
     run = AutoencoderRun(how, *parts, out, device="cpu", threads=1, say=lambda line: None, on_step=on_step)
     run.health = run.run()
+    run.errors = errors
     return run
 
 
@@ -104,13 +108,15 @@ def test_both_sides_and_the_health_are_logged(pictures, tmp_path: Path) -> None:
     records = run.records()
     steps = [r for r in records if r["kind"] == "step"]
     assert all(len(r["losses"]) == 2 for r in steps)
+    # The console shows the error of the autoencoder, not the nothing of the discriminator.
+    assert min(run.errors) > 0.0
     assert all(len(r["kl"]) == 4 for r in steps)
     assert "margin" not in steps[0]
     assert "margin" in steps[-1]
     assert 0.0 < steps[-1]["balance"] <= 4.0
     health = [r for r in records if r["kind"] == "health"]
     assert [r["step"] for r in health] == [10, 20]
-    assert {"psnr", "kl", "dead", "latent_range", "turned"} <= set(health[-1])
+    assert {"psnr", "kl", "dead", "latent_range", "turned", "noise", "forgives"} <= set(health[-1])
     assert (tmp_path / "run" / "settings.json").is_file()
 
 

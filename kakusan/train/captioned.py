@@ -1,0 +1,125 @@
+"""Pictures with captions as CLIP is trained and measured on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kakusan.data.source import Pictures
+from kakusan.encoders.clip import Clip
+from kakusan.train.texts import texts_of
+
+_GAP_PAIRS = 8192
+_LOOKED_AT = 2000
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Pictures with their texts; those without any are left out.
+
+    Args:
+        read: stored pictures by row, in model units (n, C, H, W).
+        texts: all texts of each picture, at least one.
+        labels: (N,) class indices, or None.
+        flip: whether a mirrored picture is as good.
+        rows: places of the pictures in the data set.
+    """
+
+    read: Callable[[Tensor], Tensor]
+    texts: tuple[tuple[str, ...], ...]
+    labels: Tensor | None = None
+    flip: bool = False
+    rows: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, pictures: Pictures) -> Captioned:
+        """The pictures of a data set that have captions.
+
+        Raises:
+            ValueError: none has.
+        """
+        texts = texts_of(pictures)
+        rows = torch.tensor([row for row, several in enumerate(texts) if several])
+        spec = pictures.spec
+
+        def read(places: Tensor) -> Tensor:
+            return spec.to_model(pictures.read(rows[places].tolist()))
+
+        labels = None if pictures.labels is None else pictures.labels[rows]
+        return cls(read, tuple(tuple(texts[row]) for row in rows.tolist()), labels, spec.flip, tuple(rows.tolist()))
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def pick(self, rows: Tensor, dice: Tensor) -> list[str]:
+        """One text of each of the pictures at `rows` (n,), by `dice` (n,) in (0, 1)."""
+        chosen = zip(rows.tolist(), dice.tolist(), strict=True)
+        return [self.texts[row][int(die * len(self.texts[row]))] for row, die in chosen]
+
+
+def shared(pairs: Captioned, rows: Tensor, texts: Sequence[str]) -> Tensor:
+    """(B, B) bool, True where text j is one of all texts of picture i, or text i one of picture j's."""
+    owned = [frozenset(pairs.texts[row]) for row in rows.tolist()]
+    belongs = torch.tensor([[text in own for text in texts] for own in owned])
+    return belongs | belongs.T
+
+
+def order(numbers: Tensor, count: int, seed: int) -> Tensor:
+    """Rows of the samples with these numbers: every row once in an order of chance before any comes again.
+
+    A pure function of (seed, number), so it needs no state.
+    """
+    epochs = (numbers // count).tolist()
+    shuffled = {
+        epoch: torch.randperm(count, generator=torch.Generator().manual_seed((seed << 20) + epoch))
+        for epoch in dict.fromkeys(epochs)
+    }
+    return torch.stack([shuffled[e][n] for e, n in zip(epochs, (numbers % count).tolist(), strict=True)])
+
+
+def spaced(count: int, most: int) -> Tensor:
+    """Up to `most` of `count` rows, drawn once and for all, in order."""
+    if count <= most:
+        return torch.arange(count)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].sort().values
+
+
+@torch.no_grad()
+def some_embedded(clip: Clip, pairs: Captioned, rows: Tensor, which: int) -> tuple[Tensor, list[str]]:
+    """Directions (n, D) of the pictures at `rows`, and their text number `which`, the last where there are fewer."""
+    images = torch.cat([clip.embed_images(pairs.read(part)) for part in rows.split(256)])
+    return images, [pairs.texts[row][min(which, len(pairs.texts[row]) - 1)] for row in rows.tolist()]
+
+
+def notes_on(clip: Clip, pairs: Captioned, pictures: int) -> list[str]:
+    """What a person should know of these captions before training."""
+    notes = []
+    if len(pairs) < pictures:
+        notes.append(f"{pictures - len(pairs)} of {pictures} pictures have no caption and are left out")
+    different = sorted({text for several in pairs.texts for text in several})
+    looked = [different[place] for place in spaced(len(different), _LOOKED_AT).tolist()]
+    cut = sum(1 for text in looked if clip.text.report(text).cut)
+    if cut:
+        notes.append(f"{cut} of {len(looked)} captions looked at are too long and lose their end; raise --length")
+    if len(different) < len(pairs):
+        notes.append(f"only {len(different)} captions differ: equal ones are no negatives of each other")
+    return notes
+
+
+@torch.no_grad()
+def embed(clip: Clip, pairs: Captioned, *, which: int = 0, most: int = 8192) -> tuple[Tensor, Tensor]:
+    """Directions (n, D) of pictures and of their text number `which`; of at most so many pairs."""
+    images, texts = some_embedded(clip, pairs, spaced(len(pairs), most), which)
+    return images, clip.embed_texts(texts)
+
+
+def all_pairs(clip: Clip, pairs: Captioned) -> tuple[Tensor, Tensor]:
+    """Directions (n, D) of pictures and texts, each picture as often as it has texts, `_GAP_PAIRS` at most."""
+    several = max(map(len, pairs.texts))
+    rows = spaced(len(pairs), max(2, _GAP_PAIRS // several))
+    images, _ = some_embedded(clip, pairs, rows, 0)
+    owners = [(place, text) for place, row in enumerate(rows.tolist()) for text in pairs.texts[row]]
+    return images[[place for place, _ in owners]], clip.embed_texts([text for _, text in owners])
