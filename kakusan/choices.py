@@ -10,7 +10,7 @@ from torch import nn
 
 from kakusan import schedules as s
 from kakusan.bound_objectives import Hybrid, Variational
-from kakusan.conditioning import ClassLabels
+from kakusan.conditioning import ClassLabels, Conditioner
 from kakusan.config import DataSettings, ModelSettings, ObjectiveSettings, TrainConfig
 from kakusan.couplings import Coupling, Independent, MinibatchTransport
 from kakusan.data.augment import LABELS
@@ -49,6 +49,7 @@ from kakusan.objectives import (
     SigmoidWeight,
     Simple,
     SimpleV,
+    SimpleX0,
     Squared,
     Weighting,
 )
@@ -116,6 +117,7 @@ def weightings(sigma_data: float) -> dict[str, Weighting]:
     return {
         "simple": Simple(),
         "simple-v": SimpleV(),
+        "simple-x0": SimpleX0(),
         "flow-matching": FlowMatching(),
         "flow-matching-bounded": FlowMatching(most=400.0),
         "elbo": Elbo(),
@@ -191,17 +193,17 @@ def build_model(
         reader: what reads the texts of a model of texts, which then knows no classes.
         frozen: whether the reader stays as it is.
     """
-    pair, pair_noise = paired
+    pair = paired[0]
     if reader is not None:
-        return _of_texts(settings, spec, reader, coupling=coupling, frozen=frozen, pair=pair)
+        return _of_texts(settings, spec, reader, coupling=coupling, frozen=frozen, paired=paired)
     conditional = settings.conditional and bool(spec.classes)
-    noise = 0.0 if pair is None else pair.usual_noise if pair_noise is None else pair_noise
+    noise = _noise(*paired)
     width = (condition_width or 2 * settings.width) if conditional or noise else 0
     if pair is not None:
         pair.check(spec.shape)
     spatial = 0 if pair is None else pair.channels(spec.shape)
     backbone = build_backbone(settings, spec, condition_width=width, spatial_channels=spatial)
-    denoiser = _denoiser(settings, spec, backbone, coupling)
+    denoiser = build_denoiser(settings, spec, backbone, coupling)
     dropout = settings.condition_dropout
     labels = ClassLabels(classes=spec.classes, width=width, dropout=dropout) if conditional else None
     if pair is None:
@@ -212,19 +214,39 @@ def build_model(
 
 
 def _of_texts(
-    settings: ModelSettings, spec: DataSpec, reader: TextEncoder, *, coupling: str, frozen: bool, pair: Pair | None
+    settings: ModelSettings,
+    spec: DataSpec,
+    reader: TextEncoder,
+    *,
+    coupling: str,
+    frozen: bool,
+    paired: tuple[Pair | None, float | None],
 ) -> Model:
-    """A fresh model that is asked with texts."""
+    """A fresh model that is asked with texts, and may start from a picture too."""
+    pair, width = paired[0], 2 * settings.width
+    dropout = settings.condition_dropout
     if pair is not None:
-        raise ValueError("a model of texts cannot start from a picture as well yet; leave out pair or text")
-    width = 2 * settings.width
+        pair.check(spec.shape)
+    spatial = 0 if pair is None else pair.channels(spec.shape)
     tokens = CrossTokens({TOKENS: reader.width})
-    backbone = build_backbone(settings, spec, condition_width=width, tokens=tokens)
-    conditioner = TextConditioner(encoder=reader, width=width, dropout=settings.condition_dropout, frozen=frozen)
-    return Model(_denoiser(settings, spec, backbone, coupling), conditioner)
+    backbone = build_backbone(settings, spec, condition_width=width, spatial_channels=spatial, tokens=tokens)
+    conditioner: Conditioner = TextConditioner(encoder=reader, width=width, dropout=dropout, frozen=frozen)
+    if pair is not None:
+        conditioner = PairConditioner(
+            pair=pair, shape=spec.shape, labels=conditioner, width=width, noise=_noise(*paired), dropout=dropout
+        )
+    return Model(build_denoiser(settings, spec, backbone, coupling), conditioner)
 
 
-def _denoiser(settings: ModelSettings, spec: DataSpec, backbone: nn.Module, coupling: str) -> Denoiser:
+def _noise(pair: Pair | None, given: float | None) -> float:
+    """The most noise on the picture to start from."""
+    if pair is None:
+        return 0.0
+    return pair.usual_noise if given is None else given
+
+
+def build_denoiser(settings: ModelSettings, spec: DataSpec, backbone: nn.Module, coupling: str) -> Denoiser:
+    """The denoiser around a network, as the settings say."""
     return Denoiser(
         backbone,
         build_schedule(settings, spec),
@@ -263,12 +285,9 @@ class Backbone:
 
 def build_unet(settings: ModelSettings, channels: int, size: Sequence[int], **widths: Any) -> nn.Module:
     """A U-Net, on patches where those are asked for."""
-    widths_and_kinds = {
-        **widths,
-        "blocks": choose(BLOCKS, settings.blocks, "kind of block"),
-        "attention": choose(ATTENTION, settings.attention, "kind of attention"),
-    }
-    return _with_levels(UNet.for_data, settings, channels, size, widths_and_kinds)
+    blocks = choose(BLOCKS, settings.blocks, "kind of block")
+    attention = choose(ATTENTION, settings.attention, "kind of attention")
+    return _with_levels(UNet.for_data, settings, channels, size, {**widths, "blocks": blocks, "attention": attention})
 
 
 def build_edm2(settings: ModelSettings, channels: int, size: Sequence[int], **widths: Any) -> nn.Module:

@@ -161,8 +161,17 @@ class Conditioner(nn.Module):
             raise ValueError(f"labels run from {least} to {most}; the model has classes 0 to {len(self.classes) - 1}")
         return torch.tensor([int(label) for label in labels])
 
-    def start(self, given: Any, labels: Tensor | None, seeds: Tensor) -> Condition:
-        """The condition of samples that start from pictures (`kakusan.pairs.Given`).
+    def nothing(self, batch: int) -> Any:
+        """The raw null value of `batch` samples, on the model's device."""
+        raise NotImplementedError
+
+    @property
+    def asking(self) -> Conditioner:
+        """What reads classes or texts: this conditioner, or the part of it that does."""
+        return self
+
+    def start(self, given: Any, labels: Any, seeds: Tensor) -> Condition:
+        """The condition of samples that start from pictures (`kakusan.pairs.Given`), `labels` being what `asked` gave.
 
         Raises:
             ValueError: this model was not trained to.
@@ -214,6 +223,9 @@ class ClassLabels(Conditioner):
     def null_raw(self, raw: Tensor) -> Tensor:
         return torch.full_like(raw, len(self.classes))
 
+    def nothing(self, batch: int) -> Tensor:
+        return torch.full((batch,), len(self.classes), device=self.table.weight.device)
+
     def null(self, batch: int = 1) -> Condition:
         if self.dropout == 0.0:
             raise ValueError(
@@ -221,8 +233,7 @@ class ClassLabels(Conditioner):
                 "guided or sampled without a label; sample it with guidance_scale=1, or train with condition "
                 "dropout > 0"
             )
-        index = torch.full((batch,), len(self.classes), device=self.table.weight.device)
-        return self(index)
+        return self(self.nothing(batch))
 
     def index(self, label: str | int) -> int:
         """Index of a label given by name or number.

@@ -63,10 +63,10 @@ def _of_labels(
     if labels is None:
         assert request.given is not None
         return conditioner.start(request.given, None, torch.tensor(request.seeds))
-    chosen = conditioner.asked(labels).to(pipeline.device)
     if request.given is None:
-        return conditioner(chosen)
-    return conditioner.start(request.given, chosen.expand(len(request.seeds)), torch.tensor(request.seeds))
+        return conditioner(conditioner.asked(labels).to(pipeline.device))
+    each = list(labels) * len(request.seeds) if len(labels) == 1 else labels
+    return conditioner.start(request.given, conditioner.asked(each).to(pipeline.device), torch.tensor(request.seeds))
 
 
 def _classifier_free(pipeline: Pipeline, request: SampleRequest, denoiser: BaseDenoiser) -> BaseDenoiser:
@@ -84,6 +84,9 @@ def _classifier_free(pipeline: Pipeline, request: SampleRequest, denoiser: BaseD
     elif guidance.off:
         # Mixing conditions needs no unconditional model, which there may not be.
         null = _of_labels(pipeline, conditioner, request, request.labels[:1] if request.labels else [0])
+    elif request.given is not None and request.labels is not None and conditioner.reads_texts:
+        # Towards the text, the picture staying what it is (Nichol et al. 2021, GLIDE, arXiv 2112.10741, section 2.3).
+        null = _of_labels(pipeline, conditioner, request, [""])
     else:
         null = conditioner.null()
     return guidance(denoiser, null, mixture=mixture)

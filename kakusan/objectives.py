@@ -36,6 +36,15 @@ class Weighting(ABC):
 
 @register
 @dataclass(frozen=True)
+class SimpleX0(Weighting):
+    """Equal weight on the x0 error (Ramesh et al. 2022, arXiv 2204.06125, eq. 2): 1."""
+
+    def weight(self, schedule: NoiseSchedule, t: Tensor, density: Tensor) -> Tensor:
+        return torch.ones_like(schedule.log_snr(t))
+
+
+@register
+@dataclass(frozen=True)
 class Simple(Weighting):
     """Equal weight on the eps error (Ho et al. 2020, eq. 14): SNR."""
 

@@ -15,7 +15,7 @@ from kakusan.autoencoders import latents
 from kakusan.conditioning import Condition, class_index
 from kakusan.data.spec import DataSpec
 from kakusan.denoiser import BaseDenoiser
-from kakusan.encoders import conditioner, pretrained
+from kakusan.encoders import conditioner, pretrained, vector_data, vectors
 from kakusan.grids import GRIDS
 from kakusan.guidance import RULES, Guide, Rule
 from kakusan.guided import guided
@@ -33,7 +33,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # A model folder names its parts by their classes, which are known once they are imported.
-KNOWN = (latents.LatentSpec, conditioner.TextConditioner, pretrained.PretrainedText)
+KNOWN = (
+    latents.LatentSpec,
+    conditioner.TextConditioner,
+    pretrained.PretrainedText,
+    vectors.ImageVectors,
+    vector_data.VectorSpec,
+)
 
 
 class Pipeline:

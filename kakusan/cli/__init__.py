@@ -24,6 +24,8 @@ VERBS = {
         "train an autoencoder of your pictures, for diffusion on latents",
     ),
     "train-clip": ("kakusan.cli.train_clip", "train CLIP on pictures with captions, which reads prompts"),
+    "train-prior": ("kakusan.cli.train_prior", "train the way from a text to the CLIP vector of a picture (DALL-E 2)"),
+    "design": ("kakusan.cli.design", "train all models of a published design: GLIDE, DALL-E 2 or Imagen"),
     "train-control": (
         "kakusan.cli.train_control",
         "teach a trained model to follow edges, a sketch and the like, and leave it as it is",
@@ -50,6 +52,7 @@ VERBS = {
     "invert": ("kakusan.cli.invert", "find the noise that becomes a given picture, and say how exactly"),
     "interpolate": ("kakusan.cli.interpolate", "go smoothly between two pictures, classes or seeds"),
     "vary": ("kakusan.cli.vary", "draw pictures near a given one, and show where they differ"),
+    "textdiff": ("kakusan.cli.textdiff", "change a picture by the difference of two texts, by a model of CLIP vectors"),
     "transform": ("kakusan.cli.transform", "make a picture from a picture, with a model trained on pairs"),
     "cascade": ("kakusan.cli.cascade", "draw small pictures with one model and enlarge them with the next"),
     "forward": ("kakusan.cli.forward", "drown a picture in noise: the forward process with its SNR curve"),

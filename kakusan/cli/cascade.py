@@ -21,7 +21,7 @@ class CascadeOptions:
         base: a run, checkpoint or model folder that draws from noise.
         upscalers: those trained with --pair upscale-2 or upscale-4, from small to large.
         out: a .png for one sheet with a row for each size, or a folder for single files of the last.
-        label: class names or indices; pictures are shared out among them.
+        label: class names or indices, or texts for models of texts; pictures are shared out among them.
         num: number of pictures.
         cover: noise that covers the small pictures, one for each upscaler or one for all, from 0 to the most of
             training; more lets it mend more of their faults. Half of the most when not given.

@@ -22,7 +22,7 @@ class GenerateOptions:
     of a text may be weighted: (round petals:1.3), (louder), [softer].
 
     Args:
-        run: a run, checkpoint or model folder.
+        run: a run, checkpoint or model folder, or the folder of a design (kakusan design).
         prompt: one or several texts, each in quotes.
         num: pictures of each text.
         guidance: how pictures are led.
@@ -35,6 +35,11 @@ class GenerateOptions:
         device: auto, cpu, cuda.
         columns: most pictures beside each other on a sheet.
         words: also write where the network looked at each word, for the first picture of each text (.png).
+        prior: for a model of CLIP vectors: draw the vectors with this prior (kakusan train-prior).
+        prior_scale: guidance scale of the prior.
+        prior_steps: steps of the prior.
+        prior_candidates: vectors that the prior draws for each picture, of which the one nearest to the text is taken.
+        upscaler: models that enlarge what the run draws (trained with --pair upscale-2 or -4), one after the other.
         out: a .png for one sheet, or a folder for single files.
     """
 
@@ -51,12 +56,18 @@ class GenerateOptions:
     device: str = "auto"
     columns: int = 8
     words: MaybePath = None
+    prior: MaybePath = None
+    prior_scale: float = 1.0
+    prior_steps: int = 20
+    prior_candidates: int = 2
+    upscaler: tuple[Path, ...] = ()
     out: Path = Path("generated.png")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     options = parse(GenerateOptions, argv, verb="generate")
+    from kakusan.prior import PriorSampling
     from kakusan.tasks.generate import generate
 
     if not options.prompt:
@@ -71,6 +82,9 @@ def main(argv: Sequence[str]) -> int:
         num=options.num,
         columns=options.columns,
         words=options.words,
+        prior=options.prior,
+        prior_sampling=PriorSampling(options.prior_scale, options.prior_steps, options.prior_candidates),
+        upscalers=options.upscaler,
         weights=options.weights,
         device=options.device,
         sampler=options.sampler,

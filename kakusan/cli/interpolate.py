@@ -25,7 +25,8 @@ class InterpolateOptions:
     Args:
         run: a run, checkpoint or model folder.
         images: none or two pictures of the model's size.
-        from_label: the class of the first end ("no class" when not given).
+        from_label: the class of the first end ("no class" when not given; with pictures, their own CLIP vectors in
+            models of such vectors).
         to_label: the class of the other end.
         to_seed: without pictures: the seed of the other end.
         method: with pictures: fixed-point, edict, bdia, edit-friendly, ddim, or noise.

@@ -33,7 +33,7 @@ class TransformOptions:
         cover: noise that covers what is given before the network sees it, from 0 to the most of training: more makes
             the model bolder, and forgives faults of IMAGE.
         exact: bring the results to what was given, so that it comes back when it is made of them (upscale, gray).
-        label: the class of the picture, by name or index.
+        label: the class of the picture, by name or index; a text, where the model reads texts.
         guidance_scale: 1 follows picture and class as trained, above 1 more. 1 when not given.
         sampler: as of `kakusan sample`.
         grid: spacing of the steps (karras, log-snr, uniform, quadratic).

@@ -23,7 +23,7 @@ class VaryOptions:
         image: a picture of the model's size.
         strength: 0 gives the picture back, 1 forgets it.
         num: pictures.
-        label: the class of the picture ("no class" when not given).
+        label: the class of the picture ("no class" when not given; its own CLIP vector in models of such vectors).
         method: noise (upon the picture), or fixed-point or ddim (its noise is turned towards that of other seeds).
         source_scale: guidance scale on the way to noise; guidance options act on the way back.
         sampler: of --method noise.

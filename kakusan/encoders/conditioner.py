@@ -83,7 +83,7 @@ class TextConditioner(Conditioner):
         used = (ids != self.encoder.pad).any(0).nonzero()
         features = self.encoder(ids[:, : max(1, int(used[-1]) + 1 if len(used) else 1)])
         if weights is not None:
-            features = apply_weights(features, self.encoder(self._nothing(1)), weights)
+            features = apply_weights(features, self.encoder(self.nothing(1)), weights)
         return Condition(
             vector=self.project(features.vector), tokens={TOKENS: TokenSet(features.values, features.mask)}
         )
@@ -97,7 +97,7 @@ class TextConditioner(Conditioner):
         text: Tensor | None = None,
     ) -> Tensor:
         """The token numbers; the empty text where the data have none."""
-        return self._nothing(len(x0)).to(x0.device) if text is None else text
+        return self.nothing(len(x0)).to(x0.device) if text is None else text
 
     def asked(self, labels: Sequence[int | str]) -> Tensor | WeightedTexts:
         """Prompts, in which `(word:1.3)` weighs a part (`kakusan.encoders.weighting`) -> token numbers (B, L)."""
@@ -120,7 +120,7 @@ class TextConditioner(Conditioner):
         return self.encoder.words(weighted(prompt).text)
 
     def null_raw(self, raw: Tensor) -> Tensor:
-        return self._nothing(len(raw)).to(raw.device)
+        return self.nothing(len(raw)).to(raw.device)
 
     def null(self, batch: int = 1) -> Condition:
         if self.dropout == 0.0:
@@ -128,12 +128,12 @@ class TextConditioner(Conditioner):
                 "this model was trained without condition dropout, so it never learned 'no text' and cannot be guided; "
                 "sample it with guidance_scale=1, or train with condition dropout > 0"
             )
-        return self(self._nothing(batch))
+        return self(self.nothing(batch))
 
-    def start(self, given: Any, labels: Tensor | None, seeds: Tensor) -> Condition:
+    def start(self, given: Any, labels: Any, seeds: Tensor) -> Condition:
         raise ValueError("this model was trained on texts, so it cannot start from a picture; train with --pair")
 
-    def _nothing(self, batch: int) -> Tensor:
+    def nothing(self, batch: int) -> Tensor:
         empty = self._empty
         assert isinstance(empty, Tensor)
         return empty.expand(batch, -1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kakusan.encoders import tokenizer as marks
 from kakusan.encoders.base import TextEncoder, TextFeatures, TextReport, Word
+from kakusan.encoders.spans import Span, trimmed
 from kakusan.encoders.tokenizer import Piece, Tokenizer
 from kakusan.nn.attention import SoftmaxAttention
 from kakusan.nn.rotary import rotations
@@ -28,6 +29,8 @@ _JOINED = frozenset(
         (marks.DIGIT, marks.HAN),  # 5 枚
     }
 )
+_CONTENT = frozenset({marks.HAN, marks.NUMERAL, marks.HIRAGANA, marks.KATAKANA, marks.LETTER, marks.DIGIT})
+_DOUBLES = frozenset({"には", "では", "とは", "のは", "のが", "のを", "のに", "ので"})
 # Between two letters these make one word of two: violet-blue, rose's.
 _LINKS = frozenset("-'’‐")
 _WORDLIKE = (marks.LETTER, marks.DIGIT)
@@ -91,11 +94,17 @@ class TextTower(TextEncoder):
         count = len(self.tokenizer.encode(text))
         return TextReport(count, max(0, count - (self.length - 2)), self.tokenizer.unknown(text))
 
+    def offsets(self, text: str) -> list[Span]:
+        """The characters of each token of the row that `tokens` makes, marks included: (0, 0); padding is left out."""
+        kept = self.tokenizer.offsets(text)[: self.length - 2]
+        return [(0, 0), *(trimmed(text, span) for span in kept), (0, 0)]
+
     def words(self, text: str) -> list[Word]:
         """The words of a text.
 
         Spaces and punctuation part words (hyphens and apostrophes between letters do not). In Japanese a word is a run
-        of kanji with the hiragana after it, a number with its counter, a run of katakana, or a particle. A mark such as
+        of kanji with the hiragana after it, a number with its counter, a run of katakana, a run of hiragana, or a
+        particle after another word: とがった is one word, though the tokenizer cuts it behind と and が. A mark such as
         a comma or an emoji is a word of its own.
         """
         words: list[Word] = []
@@ -138,7 +147,31 @@ def _grouped(pieces: Sequence[Piece]) -> list[list[Piece]]:
             groups[-1].append(piece)
         else:
             groups.append([piece])
-    return groups
+    return _rejoined(groups)
+
+
+def _rejoined(groups: Sequence[list[Piece]]) -> list[list[Piece]]:
+    """Groups in which signs that look like particles are part of the hiragana after them, unless they follow a word.
+
+    After a word the first sign is a particle, and so are the first two where they make one of `_DOUBLES`.
+    """
+    joined: list[list[Piece]] = []
+    run: list[list[Piece]] = []
+    for group in groups:
+        first = marks.kind(group[0].text[:1])
+        if first == marks.PARTICLE:
+            run.append(group)
+            continue
+        if run and first == marks.HIRAGANA:
+            before = joined[-1][-1].text[-1:] if joined else ""
+            own = 0
+            if before and marks.kind(before) in _CONTENT:
+                own = 2 if "".join(part[0].text for part in run[:2]) in _DOUBLES else 1
+            group = [piece for part in [*run[own:], group] for piece in part]
+            run = run[:own]
+        joined += [*run, group]
+        run = []
+    return joined + run
 
 
 def _together(group: Sequence[Piece], piece: Piece) -> bool:

@@ -177,6 +177,12 @@ class Tokenizer:
             for p in _pieces(self._made, prepared)
         ]
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The characters of the text as written behind each number of `encode`; bytes of one character share it."""
+        prepared, shift = _prepared(text)
+        found = self._made.encode(prepared).offsets
+        return [(max(0, start + shift), max(0, end + shift)) for start, end in found]
+
     def unknown(self, text: str) -> tuple[str, ...]:
         """The pieces of a text that no training text had, normalised, each once; of long ones the beginning."""
         found = (piece.text.strip() for piece in self.pieces(text))

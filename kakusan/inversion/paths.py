@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -56,7 +56,14 @@ def variations(
 
 @torch.no_grad()
 def between_noises(
-    way: Inversion, ends: tuple[Side, Side], x0: Tensor, levels: Sequence[Level], *, shares: Sequence[float], seed: int
+    way: Inversion,
+    ends: tuple[Side, Side],
+    x0: Tensor,
+    levels: Sequence[Level],
+    *,
+    shares: Sequence[float],
+    seed: int,
+    along: Callable[[float], Side] | None = None,
 ) -> Edited:
     """From the first picture of x0 (2, C, *spatial) to the second, along the arc between their codes.
 
@@ -64,14 +71,13 @@ def between_noises(
         way: an inversion.
         ends: the side of each picture; conditions are mixed along, and the denoiser of the first is followed.
         shares: of the way, 0 to 1.
+        along: the side at a share of the way, in place of that mixture.
     """
     codes = [way.codes(side, x0[k : k + 1], levels, seeds=[seed]) for k, side in enumerate(ends)]
     back = [way.replay(side, code[0], levels) for side, code in zip(ends, codes, strict=True)]
     found = []
     for share in shares:
-        side = ends[0]
-        if side.cond is not None and ends[1].cond is not None:
-            side = replace(side, cond=between_conditions(side.cond, ends[1].cond, share))
+        side = _between(ends, share) if along is None else along(share)
         found.append(way.replay(side, between_codes(codes[0][0], codes[1][0], share), levels))
     return Edited(torch.cat(found), torch.cat(back), max(code.residual for part in codes for code in part))
 
@@ -86,6 +92,7 @@ def between_levels(
     strength: float,
     shares: Sequence[float],
     seed: int,
+    along: Callable[[float], Side] | None = None,
 ) -> Tensor:
     """The same by noise: both pictures under noise, mixed, and sampled from there (Ho et al. 2020, section 4.4).
 
@@ -101,9 +108,7 @@ def between_levels(
         if kept == 0:
             found.append(picture)
             continue
-        level, side = levels[steps - kept], ends[0]
-        if side.cond is not None and ends[1].cond is not None:
-            side = replace(side, cond=between_conditions(side.cond, ends[1].cond, share))
+        level, side = levels[steps - kept], _between(ends, share) if along is None else along(share)
         x = picture * level.alpha + slerp(first, second, share) * level.sigma
         grid = torch.tensor([float(here.t) for here in levels[steps - kept :]], dtype=torch.float64)
         found.append(
@@ -120,3 +125,11 @@ def between_levels(
             )
         )
     return torch.cat(found)
+
+
+def _between(ends: tuple[Side, Side], share: float) -> Side:
+    """The denoiser of the first end, with the conditions mixed."""
+    side = ends[0]
+    if side.cond is None or ends[1].cond is None:
+        return side
+    return replace(side, cond=between_conditions(side.cond, ends[1].cond, share))

@@ -1,4 +1,4 @@
-"""The conditioner of models that start from a picture, of a class too where there are any."""
+"""The conditioner of models that start from a picture, and from a class or a text too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kakusan.conditioning import ClassLabels, Condition, Conditioner
+from kakusan.conditioning import Condition, Conditioner
 from kakusan.nn.norms import full_precision
 from kakusan.noise import Draws
 from kakusan.pairs.base import Given, Pair
@@ -28,31 +28,32 @@ class Start:
     Args:
         spatial: (B, channels, *size), under its noise already.
         level: (B,) of that noise.
-        labels: (B,) int64 with the null class, or None for a model without classes.
+        labels: (B, ...) raw values of what else is asked for (class indices, token numbers), or None where there is
+            nothing else.
     """
 
     spatial: Tensor
     level: Tensor
-    labels: Tensor | None
+    labels: Any
 
 
 @register
 class PairConditioner(Conditioner):
-    """A picture to start from, under a known amount of noise, and a class where there are any.
+    """A picture to start from, under a known amount of noise, and a class or a text where there are any.
 
     Noise on the condition (Ho et al. 2021, arXiv 2106.15282, section 4; Saharia et al. 2021) makes a model forgive the
     faults of what it is given: in training its level s is uniform from 0 to `noise`, the picture c becomes
     sqrt(1 - s^2) c + s n, and the network is told s. At sampling the user chooses s.
 
-    The dropout plan: with probability `dropout` picture and class are dropped together, which is what guidance needs;
-    of models with classes, with half of it each, the class alone and the picture alone. So a model also works from a
-    picture of an unknown class, and from a class alone.
+    The dropout plan: with probability `dropout` picture and class (or text) are dropped together, which is what
+    guidance needs; with half of it each, the class alone and the picture alone. So a model also works from a picture of
+    an unknown class, and from a class alone.
 
     Args:
         pair: how the picture to start from is made of x0.
         shape: of x0, (C, *size).
-        labels: the classes; None for a model without any.
-        width: of `Condition.vector`; 0 where there are neither classes nor noise.
+        labels: makes conditions of classes (`ClassLabels`) or texts (`TextConditioner`); None for a model of neither.
+        width: of `Condition.vector`; 0 where there are neither classes, texts nor noise.
         noise: most of the noise on the condition, from 0 to 1.
         dropout: see above.
     """
@@ -64,7 +65,7 @@ class PairConditioner(Conditioner):
         *,
         pair: Pair,
         shape: Sequence[int],
-        labels: ClassLabels | None = None,
+        labels: Conditioner | None = None,
         width: int = 0,
         noise: float = 0.0,
         dropout: float = 0.1,
@@ -78,10 +79,11 @@ class PairConditioner(Conditioner):
         if noise == 0.0 and pair.noisy_itself:
             raise ValueError(f"{type(pair).__name__} without noise has nothing to undo; set pair_noise above 0")
         if (width > 0) != (labels is not None or noise > 0.0):
-            raise ValueError(f"a width of {width} does not go with these classes and this noise")
+            raise ValueError(f"a width of {width} does not go with these classes or texts and this noise")
         self.pair, self.shape, self.noise, self.dropout = pair, tuple(shape), noise, dropout
         self.labels = labels
         self.classes = () if labels is None else labels.classes
+        self.reads_texts = labels is not None and labels.reads_texts
         # Knows the device also where there are no parameters.
         self.register_buffer("_place", torch.zeros(()), persistent=False)
         self.level = nn.Linear(2 * _WAVES, width, bias=False) if noise > 0.0 else None
@@ -91,19 +93,29 @@ class PairConditioner(Conditioner):
         """Channels of `Condition.spatial`."""
         return self.pair.channels(self.shape)
 
-    def forward(self, raw: Start | Tensor) -> Condition:
-        """Raw values of a batch, or class indices (B,) alone, -> vector and spatial condition."""
-        if isinstance(raw, Tensor):
-            raw = replace(self._nothing(len(raw), raw.device), labels=raw)
-        vector: Tensor | None = None
-        with full_precision(raw.spatial):
-            if self.labels is not None:
-                assert raw.labels is not None
-                vector = self.labels(raw.labels).vector
-            if self.level is not None:
+    @property
+    def asking(self) -> Conditioner:
+        return self if self.labels is None else self.labels
+
+    def asked(self, labels: Sequence[int | str]) -> Any:
+        return super().asked(labels) if self.labels is None else self.labels.asked(labels)
+
+    def forward(self, raw: Any) -> Condition:
+        """Raw values of a batch, or what `asked` gave alone, -> vector, tokens and spatial condition."""
+        if not isinstance(raw, Start):
+            if self.labels is None:
+                raise ValueError("this model was trained without classes or texts; give it a picture to start from")
+            other = self.labels(raw)
+            raw = replace(self._nothing(other.batch, self._place.device), labels=None)
+        else:
+            with full_precision(raw.spatial):
+                other = Condition() if self.labels is None else self.labels(raw.labels)
+        vector = other.vector
+        if self.level is not None:
+            with full_precision(raw.spatial):
                 told = self.level(waves(raw.level))
-                vector = told if vector is None else vector + told
-        return Condition(vector=vector, spatial=raw.spatial)
+            vector = told if vector is None else vector + told
+        return replace(other, vector=vector, spatial=raw.spatial)
 
     def raw(
         self,
@@ -128,25 +140,28 @@ class PairConditioner(Conditioner):
         level = torch.zeros(len(x0), dtype=torch.float64)
         if self.noise > 0.0:
             level = self.noise * draws.uniform(_LEVEL)
-        return self._start(self.noised(spatial, level, draws), level, labels)
+        other = None if self.labels is None else self.labels.raw(x0, labels, draws, partner, text)
+        return self._start(self.noised(spatial, level, draws), level, other)
 
-    def start(self, given: Given, labels: Tensor | None, seeds: Tensor) -> Condition:
+    def start(self, given: Given, labels: Any, seeds: Tensor) -> Condition:
         """The condition of samples that start from pictures.
 
         Args:
             given: the pictures, one for each sample or one for all.
-            labels: (B,) class indices; None for no class.
+            labels: what `asked` gave, for each sample; None for no class or text.
             seeds: (B,) of the samples.
 
         Raises:
-            ValueError: more noise than in training, or no class where training dropped none.
+            ValueError: more noise than in training, or no class or text where training dropped none.
         """
         if given.noise > self.noise:
             raise ValueError(
                 f"this model was trained with noise of 0 to {self.noise:g} on what it starts from, got {given.noise:g}"
             )
         if labels is None and self.labels is not None and self.dropout == 0.0:
-            raise ValueError("this model was trained without condition dropout, so it needs a class; give a label")
+            raise ValueError(
+                "this model was trained without condition dropout, so it needs a class or a text; give a label"
+            )
         device = self._place.device
         spatial = given.expand(len(seeds)).spatial.to(device)
         level = torch.full((len(seeds),), given.noise, dtype=torch.float64)
@@ -155,11 +170,14 @@ class PairConditioner(Conditioner):
             spatial = self.noised(spatial, level, draws)
         return self(self._start(spatial, level, None if labels is None else labels.to(device)))
 
-    def null_raw(self, raw: Start | Tensor) -> Any:
-        if isinstance(raw, Tensor):
-            return torch.full_like(raw, len(self.classes))
-        labels = None if raw.labels is None else torch.full_like(raw.labels, len(self.classes))
+    def null_raw(self, raw: Any) -> Any:
+        if not isinstance(raw, Start):
+            return self.asking.null_raw(raw)
+        labels = None if self.labels is None else self.labels.null_raw(raw.labels)
         return Start(torch.zeros_like(raw.spatial), torch.zeros_like(raw.level), labels)
+
+    def nothing(self, batch: int) -> Start:
+        return self._nothing(batch, self._place.device)
 
     def null(self, batch: int = 1) -> Condition:
         if self.dropout == 0.0:
@@ -179,7 +197,8 @@ class PairConditioner(Conditioner):
         null = self.null_raw(raw)
         labels = raw.labels
         if labels is not None:
-            labels = torch.where(first.to(labels.device), null.labels, labels)
+            dropped = first.to(labels.device).view(-1, *[1] * (labels.dim() - 1))
+            labels = torch.where(dropped, null.labels, labels)
         where = second.to(raw.spatial.device)
         return Start(
             torch.where(where.view(-1, *[1] * (raw.spatial.dim() - 1)), null.spatial, raw.spatial),
@@ -197,17 +216,17 @@ class PairConditioner(Conditioner):
         kept = (1.0 - s * s).clamp_min(0.0).sqrt()
         return torch.cat([(kept * picture + s * draws.normal(_NOISE, picture)) * known, known], dim=1)
 
-    def _start(self, spatial: Tensor, level: Tensor, labels: Tensor | None) -> Start:
+    def _start(self, spatial: Tensor, level: Tensor, labels: Any) -> Start:
         if self.labels is None:
             labels = None
         elif labels is None:
-            # Pictures whose class nobody knows.
-            labels = torch.full((len(spatial),), len(self.classes), device=spatial.device)
+            # Pictures whose class or text nobody knows.
+            labels = self.labels.nothing(len(spatial))
         return Start(spatial, level.to(spatial), labels)
 
     def _nothing(self, batch: int, device: torch.device) -> Start:
         spatial = torch.zeros(batch, self.channels, *self.shape[1:], device=device)
-        labels = None if self.labels is None else torch.full((batch,), len(self.classes), device=device)
+        labels = None if self.labels is None else self.labels.nothing(batch)
         return Start(spatial, torch.zeros(batch, device=device), labels)
 
 

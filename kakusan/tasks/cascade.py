@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kakusan import runtime
-from kakusan.pairs import PairConditioner
-from kakusan.pairs.kinds import Shrunk
+from kakusan.designed import asks, check_stages, enlarging
 from kakusan.pipeline import Pipeline, load
+from kakusan.request import SampleRequest
 from kakusan.tasks.own_pictures import counted, write_results
 from kakusan.tasks.picture_files import check_out
 
@@ -43,7 +42,7 @@ def cascade(
         base: a run, checkpoint or model folder that starts from noise.
         upscalers: those trained with `--pair upscale-2` or `upscale-4`, from small to large.
         out: a .png for one sheet with a row for each stage, or a folder for single files of the last.
-        labels: class names, shared out among the pictures.
+        labels: class names, or texts for models of texts, shared out among the pictures.
         num: pictures.
         cover: level of the noise on what each upscaler starts from, one for each or one for all; half of the most that
             it was trained with when not given.
@@ -64,64 +63,35 @@ def cascade(
     records: list[dict[str, Any]] = []
     x0: Tensor | None = None
     for place, pipeline in enumerate(stages):
-        known = None if names is None or not pipeline.classes else names
-        if names is not None and known is None:
-            yield f"note: {pipeline.path} knows no classes, so it goes by the picture alone"
-        options: dict[str, Any] = {}
-        if x0 is not None:
-            options["given"] = pipeline.given(x0, noise=_cover(pipeline, cover, place - 1))
-        scale = guidance_scale if known is not None else None
-        request = pipeline.request(
-            labels=known,
-            num=num,
-            seed=seed,
-            guidance_scale=scale,
-            sampler=sampler,
-            grid=grid,
-            num_steps=num_steps,
-            batch=batch,
-            **options,
-        )
+        if names is not None and not asks(pipeline):
+            yield f"note: {pipeline.path} knows no classes and reads no texts, so it goes by the picture alone"
+        wanted: dict[str, Any] = {"sampler": sampler, "grid": grid, "num_steps": num_steps, "batch": batch}
+        wanted |= {"seed": seed, "num": num}
+        if x0 is None:
+            known = names if asks(pipeline) else None
+            scale = guidance_scale if known is not None else None
+            request = pipeline.request(labels=known, guidance_scale=scale, **wanted)
+        else:
+            level = _each(cover, place - 1)
+            wanted |= {"names": names, "guidance_scale": guidance_scale, "cover": level}
+            request = enlarging(pipeline, x0, **wanted)
         with counted(pipeline) as cost:
             x0 = pipeline.data.snap(pipeline.run(request))
-        size = " x ".join(map(str, pipeline.data.size))
-        covered = f", covered by {options['given'].noise:g}" if options else ""
-        yield f"{size}{covered}: {cost.said(num)}"
+        yield f"{size_of(pipeline, request)}: {cost.said(num)}"
         rows.append(pipeline.data.to_pil(x0))
         records.append(pipeline.record(request))
     yield _written(rows, stages, out, {"kind": "cascade", "stages": records})
 
 
-def check_stages(stages: Sequence[Pipeline]) -> None:
-    """Refuse models of which one cannot take what the one before draws.
-
-    Raises:
-        ValueError: naming both, and what does not fit.
-    """
-    for before, after in itertools.pairwise(stages):
-        conditioner = after.model.conditioner
-        if not isinstance(conditioner, PairConditioner) or not isinstance(conditioner.pair, Shrunk):
-            raise ValueError(f"{after.path} does not enlarge; train it with --pair upscale-2 or upscale-4")
-        expects = conditioner.pair.expects(after.data.shape)
-        if expects != before.data.shape:
-            drawn = _shape(before.data.shape)
-            raise ValueError(f"{after.path} enlarges pictures of {_shape(expects)}, but {before.path} draws {drawn}")
-        if before.data.bits != after.data.bits:
-            raise ValueError(f"{before.path} draws {before.data.bits} bits a channel, {after.path} {after.data.bits}")
-        if before.classes and after.classes and before.classes != after.classes:
-            raise ValueError(f"{before.path} and {after.path} know different classes; train both on the same data")
+def size_of(pipeline: Pipeline, request: SampleRequest) -> str:
+    """The size of the pictures, and how far what they start from is covered by noise."""
+    level = 0.0 if request.given is None else request.given.noise
+    covered = f", covered by {level:g}" if level else ""
+    return " x ".join(map(str, pipeline.data.size)) + covered
 
 
-def _cover(pipeline: Pipeline, cover: Sequence[float], place: int) -> float:
-    conditioner = pipeline.model.conditioner
-    assert isinstance(conditioner, PairConditioner)
-    if not cover:
-        return 0.5 * conditioner.noise
-    return cover[place % len(cover)]
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return f"{' x '.join(map(str, shape[1:]))} with {shape[0]} channel{'s' * (shape[0] != 1)}"
+def _each(values: Sequence[float], place: int) -> float | None:
+    return values[place % len(values)] if values else None
 
 
 def _written(rows: Sequence[Sequence[Image]], stages: Sequence[Pipeline], out: Path, record: dict[str, Any]) -> str:

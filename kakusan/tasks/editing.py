@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor
 
 from kakusan import runtime
+from kakusan.encoders.vectors import GivenVectors, ImageVectors
 from kakusan.grids import GRIDS
 from kakusan.inversion import DDIMInversion, FixedPoint, Noising, Side
 from kakusan.levels import tabulate
@@ -70,6 +71,32 @@ class Bench:
     def side(self, label: str | int | None, *, guided: bool) -> Side:
         """One side of an edit, for one sample or for any number that share the label."""
         return Side(*self.pipeline.guided(self.request(label, [0], guided=guided)))
+
+    @property
+    def by_vectors(self) -> bool:
+        """Whether the model draws pictures of CLIP vectors, so that a picture's own can be its condition."""
+        return isinstance(self.pipeline.model.conditioner, ImageVectors)
+
+    def vector(self, x0: Tensor) -> Tensor:
+        """The CLIP vectors (B, D) of pictures (B, C, *size), for a model of such vectors."""
+        conditioner = self.pipeline.model.conditioner
+        if not isinstance(conditioner, ImageVectors):
+            raise ValueError(
+                "this model does not draw pictures of CLIP vectors; train one with kakusan train --clip-vectors FOLDER"
+            )
+        return conditioner.embed(x0)
+
+    def of_vector(self, vector: Tensor, seeds: Sequence[int], *, guided: bool) -> SampleRequest:
+        """As `request`, for a picture with this CLIP vector (1, D)."""
+        plain = self.request(None, seeds, guided=False)
+        wanted = self.options if guided else {"guidance_scale": self.source_scale}
+        given = GivenVectors(vector.cpu(), source={"kind": "picture"})
+        own = {"grid": plain.grid, "num_steps": plain.num_steps, "sampler": plain.sampler, "batch": plain.batch}
+        return self.pipeline.request(seeds=list(seeds), given=given, **{**own, **wanted})
+
+    def under(self, vector: Tensor, *, guided: bool) -> Side:
+        """One side of an edit, of pictures with this CLIP vector (1, D)."""
+        return Side(*self.pipeline.guided(self.of_vector(vector, [0], guided=guided)))
 
     def picture(self, path: Path, fit: str | None) -> Tensor:
         """(1, C, *size) on the model's device."""

@@ -21,6 +21,7 @@ from kakusan.train.memory import Portions
 from kakusan.train.metrics_log import read_records
 from kakusan.train.previews import draw_watched
 from kakusan.train.reopen import reopen_parts
+from kakusan.train.texts import prompts_for
 from kakusan.train.watching import AT_ONCE, JUDGES
 
 FILE, LOCK = "watch.jsonl", ".watch.lock"
@@ -66,10 +67,11 @@ class Follower:
                 raise
             return None
         if self._watcher is None:
-            parts = reopen_parts(pipeline, self.source)
-            self._watcher = Watcher(*parts, self.plan, folder=self.folder.path / JUDGES, say=say)
+            self._parts = reopen_parts(pipeline, self.source)
+            self._watcher = Watcher(*self._parts, self.plan, folder=self.folder.path / JUDGES, say=say)
             began = time.perf_counter()
         watcher = self._watcher
+        prompts = prompts_for(*self._parts, watcher.num) if pipeline.reads_texts else None
 
         def draw(at_once: int) -> PictureSet:
             return draw_watched(
@@ -81,6 +83,7 @@ class Follower:
                 num=watcher.num,
                 batch=at_once,
                 origin={"model": pipeline.model_hash, "weights": pipeline.weights},
+                prompts=prompts,
             )
 
         samples = self.portions.run(min(AT_ONCE, watcher.num), draw)

@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kakusan import runtime
+from kakusan.designed import Designed
 from kakusan.encoders.conditioner import TOKENS, TextConditioner
+from kakusan.encoders.vectors import ImageVectors
 from kakusan.nn.attended import recorded
-from kakusan.pipeline import Pipeline, load
+from kakusan.pipeline import Pipeline
+from kakusan.prior import PriorSampling
 from kakusan.request import SampleRequest
+from kakusan.tasks.cascade import size_of
 from kakusan.tasks.own_pictures import counted
 from kakusan.tasks.picture_files import check_out, one_file, write
 
@@ -26,6 +30,9 @@ def generate(
     num: int,
     columns: int = 8,
     words: Path | None = None,
+    prior: Path | None = None,
+    prior_sampling: PriorSampling | None = None,
+    upscalers: Sequence[Path] = (),
     weights: str | None = None,
     device: str = "auto",
     **options: Any,
@@ -34,6 +41,10 @@ def generate(
 
     Args:
         words: a .png to show, for the first picture of each text, where the network looked at each word.
+        prior: draws the CLIP vectors that the pictures are of, in place of the bridge of a model of such vectors.
+        prior_sampling: how.
+        upscalers: models that enlarge what `run` draws, one after the other; those that read texts read them too.
+        options: of the request. `run` may also be the folder of a design, which names its own models.
     """
     if num < 1:
         raise ValueError(f"num is how many pictures of each text are wanted, at least 1; got {num}")
@@ -42,14 +53,24 @@ def generate(
         raise ValueError(f"--words is a .png file; got {words}")
     where = runtime.pick_device(device)
     runtime.tune(device=where)
-    pipeline = load(run, weights=weights, device=where)
-    request = pipeline.request(prompts=[text for text in prompts for _ in range(num)], **options)
+    models = Designed.open(run, upscalers=upscalers, prior=prior, weights=weights, device=where)
+    pipeline = models.base
+    request = models.request(prompts=[text for text in prompts for _ in range(num)], **options)
     yield from notes(pipeline, [*prompts, *_negative(request)])
+    if models.prior is not None:
+        with counted(models.prior.pipeline) as cost:
+            request = models.with_vectors(request, prior_sampling)
+        yield f"the prior {models.prior.pipeline.path}: {cost.said(len(request.seeds)).replace('picture', 'vector')}"
     yield f"{len(request.seeds)} pictures with the weights {pipeline.weights!r} of {pipeline.path}"
-    with counted(pipeline) as cost:
-        x0 = pipeline.run(request)
-    yield cost.said(len(request.seeds))
-    yield from write(pipeline, request, pipeline.data.to_pil(x0), out, columns)
+    x0, last = None, request
+    for place, stage in enumerate(models.stages):
+        asked = models.of_stage(place, request, x0)
+        with counted(stage) as cost:
+            x0 = stage.run(asked)
+        last = asked if place else request
+        yield (f"{size_of(stage, asked)}: " if models.upscalers else "") + cost.said(len(request.seeds))
+    assert x0 is not None
+    yield from write(models.stages[-1], last, models.stages[-1].data.to_pil(x0), out, columns)
     if words is not None:
         firsts = [request.part(slice(place * num, place * num + 1)) for place in range(len(prompts))]
         yield from write_words(pipeline, firsts, words)
@@ -60,8 +81,10 @@ def write_words(pipeline: Pipeline, requests: Sequence[SampleRequest], path: Pat
     from kakusan.report.png import save_png
     from kakusan.report.words import legend, word_maps, word_sheet
 
-    conditioner = pipeline.model.conditioner
-    assert isinstance(conditioner, TextConditioner)
+    assert pipeline.model.conditioner is not None
+    conditioner = pipeline.model.conditioner.asking
+    if not isinstance(conditioner, TextConditioner):
+        raise ValueError("this model looks at a text as a whole, not at its words; leave --words out")
     pictures, maps, texts = [], [], []
     for request in requests:
         text = str((request.labels or ("",))[0])
@@ -88,7 +111,8 @@ def enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
 def notes(pipeline: Pipeline, texts: Sequence[str]) -> Iterator[str]:
     """What happened to texts on their way to the model, as far as it is worth saying."""
     conditioner = pipeline.model.conditioner
-    if not isinstance(conditioner, TextConditioner):
+    conditioner = None if conditioner is None else conditioner.asking
+    if not isinstance(conditioner, TextConditioner | ImageVectors):
         return
     for text in dict.fromkeys(texts):
         shown = f"{text[:60]}…" if len(text) > 60 else text

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kakusan.inversion import (
     INVERSIONS,
     Inversion,
     Noising,
     RoundTrip,
+    Side,
     between_conditions,
     between_levels,
     between_noises,
@@ -48,7 +51,7 @@ def between_pictures(
 
     Args:
         images: two.
-        from_label: of the first; None for "no condition".
+        from_label: of the first; None for "no condition", or for the CLIP vectors of both in models of such vectors.
         to_label: of the second.
         method: an inversion, whose codes are mixed on the arc, or noise: both under noise that is strongest halfway.
         strength: of noise, halfway.
@@ -61,14 +64,22 @@ def between_pictures(
     way = method_of(method, WAYS, method_of(sampler, SAMPLERS))
     bench = Bench(run, sampler=sampler_of(way), **options)
     x0 = torch.cat([bench.picture(image, fit) for image in images])
-    ends = bench.side(from_label, guided=True), bench.side(to_label, guided=True)
-    request = bench.request(from_label, [seed], guided=True)
+    along: Callable[[float], Side] | None = None
+    if bench.by_vectors and from_label is None and to_label is None:
+        first, second = bench.vector(x0).split(1)
+        along = partial(_under, bench, first, second)
+        ends, request = (along(0.0), along(1.0)), bench.of_vector(first, [seed], guided=True)
+    else:
+        ends = bench.side(from_label, guided=True), bench.side(to_label, guided=True)
+        request = bench.request(from_label, [seed], guided=True)
     with counted(bench.pipeline) as cost:
         if isinstance(way, Noising):
-            found = between_levels(way, ends, x0, bench.levels, strength=strength, shares=shares, seed=seed)
+            found = between_levels(
+                way, ends, x0, bench.levels, strength=strength, shares=shares, seed=seed, along=along
+            )
             back, residual = found[[0, -1]], 0.0
         else:
-            done = between_noises(way, ends, x0, bench.levels, shares=shares, seed=seed)
+            done = between_noises(way, ends, x0, bench.levels, shares=shares, seed=seed, along=along)
             found, back, residual = done.x, done.back, done.residual
     yield f"{images[0]} to {images[1]} by {method} in {frames} pictures"
     yield "the ends: " + RoundTrip.between(x0, back).said()
@@ -80,6 +91,11 @@ def between_pictures(
     )
     labels = [f"{share:.2f}" for share in shares]
     yield from write_strip([bench.pictures(found)], labels, out, record, video=video, loop=True)
+
+
+def _under(bench: Bench, first: Tensor, second: Tensor, share: float) -> Side:
+    """The side of pictures whose CLIP vector lies on the arc between two (Ramesh et al. 2022, section 3.2)."""
+    return bench.under(slerp(first, second, share), guided=True)
 
 
 def between_samples(

@@ -34,7 +34,7 @@ def vary(
     Args:
         strength: 0 gives the picture itself, 1 samples that know nothing of it.
         num: pictures.
-        label: what it shows; None for "no condition".
+        label: what it shows; None for "no condition", or for the picture's own CLIP vector in models of such vectors.
         method: noise (upon the picture), or an inversion whose noise is turned towards that of other seeds.
         options: of `Bench`.
     """
@@ -48,20 +48,28 @@ def vary(
     bench = Bench(run, sampler=sampler_of(way), **options)
     x0 = bench.picture(image, fit)
     seeds = list(range(seed, seed + num))
-    source, target = bench.side(label, guided=False), bench.side(label, guided=True)
+    if label is None and bench.by_vectors:
+        vector = bench.vector(x0)
+        source, target = bench.under(vector, guided=False), bench.under(vector, guided=True)
+        request = bench.of_vector(vector, seeds, guided=True)
+    else:
+        source, target = bench.side(label, guided=False), bench.side(label, guided=True)
+        request = bench.request(label, seeds, guided=True)
     with counted(bench.pipeline) as cost:
-        size = bench.request(label, seeds, guided=True).batch
-        done = variations(way, source, target, x0, bench.levels, strength=strength, seeds=seeds, batch=size)
+        done = variations(way, source, target, x0, bench.levels, strength=strength, seeds=seeds, batch=request.batch)
     yield f"{num} variations of {image} by {method} at strength {strength:g}"
     if isinstance(way, DDIMInversion):
         yield RoundTrip.between(x0, done.back).said()
     near = [RoundTrip.between(x0, row).psnr for row in done.x.split(1)]
+    if label is None and bench.by_vectors:
+        kept = (bench.vector(done.x.float()) @ vector.T).mean()
+        yield f"under the picture's own CLIP vector; cosine of theirs with it {float(kept):.3f} on average"
     picture, white = spread(done.x)
     yield f"they agree with the picture to {min(near):.1f} to {max(near):.1f} dB; largest spread of a pixel {white:.2g}"
     yield from doubts(way, bench.source_scale if label is not None else None, done.residual)
     yield cost.said(num)
     record = bench.pipeline.record(
-        bench.request(label, seeds, guided=True),
+        request,
         kind="variations",
         method=to_spec(way),
         strength=strength,

@@ -12,6 +12,7 @@ from torch import Tensor
 from kakusan import model_folder
 from kakusan.conditioning import ClassLabels, Conditioner
 from kakusan.model_folder import Model
+from kakusan.pairs import PairConditioner
 from kakusan.run_folder import find_model
 from kakusan.specs import to_spec
 
@@ -63,8 +64,9 @@ def adapt(model: Model, source: str | Path, *, weights: str | None = None) -> Ad
         ValueError: nothing fits at all.
     """
     other, _, _ = model_folder.read(find_model(source), weights=weights)
-    theirs = other.state_dict()
-    (here, my_labels), (there, their_labels) = _labels(model.conditioner), _labels(other.conditioner)
+    theirs = _renamed(other.state_dict(), _prefix(other.conditioner), _prefix(model.conditioner))
+    my_labels, their_labels = _labels(model.conditioner), _labels(other.conditioner)
+    here = _prefix(model.conditioner) + _TABLE
     mine = model.state_dict()
     kept: list[str] = []
     resized: list[str] = []
@@ -72,7 +74,7 @@ def adapt(model: Model, source: str | Path, *, weights: str | None = None) -> Ad
     for name, value in mine.items():
         found = theirs.get(name)
         if name == here and my_labels is not None and their_labels is not None:
-            found = theirs[there]
+            found = theirs[here]
             same = my_labels.classes == their_labels.classes and found.shape == value.shape
             (kept if same else resized).append(name)
             _classes(value, found, my_labels.classes, their_labels.classes)
@@ -92,17 +94,25 @@ def adapt(model: Model, source: str | Path, *, weights: str | None = None) -> Ad
             f"no tensor of {source} fits this model; --init-from needs a model of the same kind of network"
         )
     model.load_state_dict(mine)
-    moved = {there} if my_labels is not None else set()
-    left = [name for name in theirs if name not in mine and name not in moved]
+    left = [name for name in theirs if name not in mine]
     return Adaptation(tuple(kept), tuple(resized), tuple(new), tuple(left), _meaning(model, other))
 
 
-def _labels(conditioner: Conditioner | None) -> tuple[str, ClassLabels | None]:
-    """(name of the table of classes, what owns it), by itself or as a part of a conditioner."""
-    if isinstance(conditioner, ClassLabels):
-        return f"conditioner.{_TABLE}", conditioner
-    inner = getattr(conditioner, "labels", None)
-    return f"conditioner.labels.{_TABLE}", inner if isinstance(inner, ClassLabels) else None
+def _prefix(conditioner: Conditioner | None) -> str:
+    """Where the tensors lie of what reads classes or texts: by itself or as a part of a conditioner."""
+    return "conditioner.labels." if isinstance(conditioner, PairConditioner) else "conditioner."
+
+
+def _renamed(tensors: Mapping[str, Tensor], theirs: str, mine: str) -> dict[str, Tensor]:
+    """The same with what reads classes or texts where this model has it."""
+    if theirs == mine:
+        return dict(tensors)
+    return {mine + n.removeprefix(theirs) if n.startswith(theirs) else n: v for n, v in tensors.items()}
+
+
+def _labels(conditioner: Conditioner | None) -> ClassLabels | None:
+    asking = None if conditioner is None else conditioner.asking
+    return asking if isinstance(asking, ClassLabels) else None
 
 
 def _meaning(mine: Model, theirs: Model) -> tuple[str, ...]:

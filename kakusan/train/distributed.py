@@ -8,7 +8,6 @@ a long compilation) while a process that is gone is missed within a minute, and 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
@@ -18,15 +17,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from kakusan.runtime import pick_device
-from kakusan.train.place import Place
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -39,8 +34,6 @@ BEAT_S = 1.0
 LOST_AFTER_S = 40.0
 # After a broken connection: how long to look who no longer gives a sign of life.
 LOOK_S = 3.0
-# How far the processes may be apart in a step, while all of them live: one may still compile, or wait for its disk.
-SKEW_S = 600.0
 _ENDED = "ended"
 
 
@@ -72,7 +65,7 @@ class World:
         if not 0 <= rank < size:
             raise ValueError(f"ranks run from 0 to {size - 1}, got {rank}")
         if size > 1 and store is None:
-            raise ValueError("several processes need a store; use distributed.join()")
+            raise ValueError("several processes need a store; use joining.join()")
         self.rank, self.size, self.local_rank, self.device = rank, size, local_rank, torch.device(device)
         self._store = store
         self._asked = 0
@@ -97,6 +90,11 @@ class World:
         """(first, number) of the rows of this process, of `count` rows cut into contiguous parts as equal as can be."""
         first = count * self.rank // self.size
         return first, count * (self.rank + 1) // self.size - first
+
+    @property
+    def broken(self) -> bool:
+        """Whether a failure has ended it; its reason was told."""
+        return self._broken
 
     # What is agreed on. Every process must call these in the same order.
 
@@ -322,71 +320,6 @@ class World:
 
 _LEFT = "left"
 _AGAIN = "The last checkpoint is whole: start the same command again to go on from it"
-_world: World | None = None
-
-
-def join(device: str = "auto") -> World:
-    """The world that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, as torchrun
-    sets them), one process where it describes none. Asked again, it is the same one.
-
-    Args:
-        device: auto, cpu or cuda; with several processes each takes the GPU of its local rank.
-
-    Raises:
-        ValueError: an incomplete environment, more processes than GPUs, or a device that several cannot share.
-    """
-    global _world
-    place = Place.here()
-    if place.size == 1:
-        return World(device=pick_device(device))
-    if _world is not None:
-        return _world
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise ValueError(
-            f"WORLD_SIZE is {place.size}, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set; "
-            "start by torchrun, as in: torchrun --nproc-per-node 2 -m -- kakusan train ..."
-        )
-    where = place.device(device)
-    if place.local_size == place.size and not os.environ.get("GLOO_SOCKET_IFNAME"):
-        # All on this machine: nothing needs to leave it, nor its name to be known to any server.
-        loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
-        if loopback is not None:
-            os.environ["GLOO_SOCKET_IFNAME"] = loopback
-    if not dist.is_available():
-        raise ValueError("this build of torch cannot work with several processes; start one, or install another build")
-    # Not there in such builds.
-    from torch._C._distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
-
-    wait = timedelta(seconds=SKEW_S)
-    store, rank, size = next(iter(rendezvous("env://", place.rank, place.size, timeout=wait)))
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
-    # A restart by torchrun meets the store of the attempt before.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo",
-        store=PrefixStore(f"torch/{attempt}", store),
-        rank=rank,
-        world_size=size,
-        timeout=wait,
-    )
-    _world = World(rank, size, place.local_rank, where, PrefixStore(f"kakusan/{attempt}", store))
-    atexit.register(_world.leave)
-    return _world
-
-
-@contextlib.contextmanager
-def watched() -> Iterator[None]:
-    """As `World.watch`, of the world that was joined inside it, if any: for whole commands."""
-    try:
-        yield
-    except BaseException as error:
-        if _world is None or _world._broken or (isinstance(error, SystemExit) and not error.code):
-            raise
-        with _world.watch():
-            raise
 
 
 def hush(line: str) -> None:

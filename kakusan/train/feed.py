@@ -92,7 +92,7 @@ class Feed:
         self.world = World() if world is None else world
         self.waited, self.partners, self.texts = 0.0, partners, texts
         self._blocks, self._decoder = blocks_of(pictures), decoder_of(pictures)
-        alone = partners is None and not isinstance(pictures, LatentPictures)
+        alone = partners is None and not pictures.spec.networks()
         self.resident = alone and (fits(pictures, self.device) if resident is None else resident)
         self._resident: Resident | None = None
 

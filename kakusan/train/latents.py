@@ -1,4 +1,4 @@
-"""The pictures of a run, as they are or as the latents of an autoencoder."""
+"""The pictures of a run, as they are, as the latents of an autoencoder or as the vectors of a CLIP."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from kakusan.autoencoders.latents import LatentPictures
 from kakusan.config import DataSettings
 from kakusan.data.source import Pictures
 from kakusan.distill.reflow import Pairs
+from kakusan.encoders import folder as clip_folder
+from kakusan.encoders.vector_data import VectorPictures
 from kakusan.train.sources import open_parts
+from kakusan.train.vector_settings import VectorSettings
 
 
 def open_trained(
-    data: DataSettings, *, seed: int, say: Callable[[str], None] | None = None
+    data: DataSettings,
+    *,
+    seed: int,
+    say: Callable[[str], None] | None = None,
+    vectors: VectorSettings = VectorSettings(),  # noqa: B008 (frozen)
 ) -> tuple[Pictures, Pictures]:
     """(what to train on, what to measure on); what was decided on the way goes to `say`.
 
@@ -22,6 +29,10 @@ def open_trained(
         ValueError: as `open_parts`, or an autoencoder that does not fit the pictures.
     """
     parts = open_parts(data, seed=seed, say=say)
+    if vectors.prior and vectors.clip is not None:
+        clip = clip_folder.load(vectors.clip)
+        of_training, of_held_out = (VectorPictures(part, clip, say=say) if len(part) else part for part in parts)
+        return of_training, of_held_out
     if data.autoencoder is None:
         return parts
     if data.pair is not None:

@@ -26,8 +26,9 @@ def beside_of(run: TrainingRun) -> Beside:
     measuring = preview = watching = None
     if run.config.run.measurements:
         sets = 1 + bool(len(run.held_out))
-        pairs, whole = run.fixed_pairs(run.training), run.measuring.size(MEASURED_AT_ONCE)
-        measuring = run.fitting(run.measuring, whole, lambda n: pace_of_measuring(run.model, pairs.cut(n), sets))
+        portions, pairs = run.measuring.portions, run.measuring.fixed_pairs(run.training)
+        whole = portions.size(MEASURED_AT_ONCE)
+        measuring = run.fitting(portions, whole, lambda n: pace_of_measuring(run.model, pairs.cut(n), sets))
     if run.config.run.previews:
         preview = run.fitting(run.drawing, SHOWN, partial(_preview, run, shown_of(run, SHOWN)))
     if run.watching.off is None and run.config.run.watch != 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -16,6 +17,9 @@ from kakusan.config import TrainConfig
 from kakusan.data.source import Pictures
 from kakusan.data.spec import DataSpec
 from kakusan.encoders.conditioner import TextConditioner
+from kakusan.encoders.vector_data import VectorSpec
+from kakusan.encoders.vectors import GivenVectors, ImageVectors
+from kakusan.encoders.weighting import escaped
 from kakusan.model_folder import Model
 from kakusan.noise import Draws, Stream
 from kakusan.pairs import Given, Pair, PairConditioner
@@ -23,6 +27,7 @@ from kakusan.train.control import control_model
 from kakusan.train.feed import Feed
 from kakusan.train.partners import Partners, open_partners
 from kakusan.train.texts import Texts, reader_for, texts_of
+from kakusan.train.vector_models import check_vectors, decoder_model, prior_model
 
 if TYPE_CHECKING:
     from kakusan.train.run import TrainingRun
@@ -58,16 +63,17 @@ class Pairing:
         Raises:
             ValueError: pictures without a partner or captions, or settings that do not go together.
         """
-        data = config.data
-        if config.text.encoder is not None:
-            if data.pair is not None or config.model.control is not None:
-                raise ValueError("a model of texts cannot start from a picture as well yet; leave out pair or text")
-            return cls(captions=(texts_of(training), texts_of(held_out) if len(held_out) else []))
+        data, captions = config.data, None
+        check_vectors(config)
+        if config.text.encoder is not None or config.vectors.prior:
+            if config.model.control is not None:
+                raise ValueError("a control branch learns no texts of its own; leave out control or text")
+            captions = (texts_of(training), texts_of(held_out) if len(held_out) else [])
         if data.pair_source is None:
-            return cls(build_pair(data), noise=data.pair_noise)
+            return cls(build_pair(data), noise=data.pair_noise, captions=captions)
         first = open_partners(training, data.pair_source)
         second = open_partners(held_out, data.pair_source) if len(held_out) else None
-        return cls(build_pair(data, first.channels), first, second, data.pair_noise)
+        return cls(build_pair(data, first.channels), first, second, data.pair_noise, captions)
 
     def feed(self, pictures: Pictures, **settings: Any) -> Feed:
         """The batches of the pictures trained on, with all that comes with them; settings as of `Feed`."""
@@ -79,14 +85,23 @@ class Pairing:
             return pictures.fingerprint
         return hashlib.sha256((pictures.fingerprint + self.training.fingerprint).encode()).hexdigest()
 
-    def build(self, config: TrainConfig, spec: DataSpec) -> Model:
-        """The fresh model of a run: of its own settings, or a branch beside a trained one."""
+    def build(self, config: TrainConfig, spec: DataSpec, like: str | Path | None = None) -> Model:
+        """The fresh model of a run: of its own settings, or a branch beside a trained one.
+
+        Args:
+            like: a model or run whose tokens this one is to read alike, where it reads texts by itself.
+        """
+        if isinstance(spec, VectorSpec):
+            return prior_model(config, spec)
+        if config.vectors.clip is not None:
+            return decoder_model(config, spec)
+        paired, coupling = (self.pair, self.noise), config.objective.coupling
         if self.captions is not None:
-            reader, frozen = reader_for(config.text, self.captions[0])
-            coupling = config.objective.coupling
-            return choices.build_model(config.model, spec, coupling=coupling, reader=reader, frozen=frozen)
+            reader, frozen = reader_for(config.text, self.captions[0], like=like)
+            return choices.build_model(
+                config.model, spec, coupling=coupling, paired=paired, reader=reader, frozen=frozen
+            )
         if config.model.control is None:
-            paired, coupling = (self.pair, self.noise), config.objective.coupling
             return choices.build_model(config.model, spec, coupling=coupling, paired=paired)
         if self.pair is None or self.noise:
             raise ValueError("a control branch follows a picture without noise: set pair, and leave pair_noise out")
@@ -94,9 +109,10 @@ class Pairing:
 
     def read_by(self, model: Model) -> Pairing:
         """The same with the captions as the numbers that this model reads."""
-        if self.captions is None or not isinstance(model.conditioner, TextConditioner):
+        asking = None if model.conditioner is None else model.conditioner.asking
+        if self.captions is None or not isinstance(asking, TextConditioner):
             return self
-        encoder = model.conditioner.encoder
+        encoder = asking.encoder
         training, held_out = (Texts(each, encoder) if each else None for each in self.captions)
         return replace(self, texts=(training, held_out))
 
@@ -122,8 +138,11 @@ def shown_of(run: TrainingRun, count: int) -> Shown | None:
     """
     conditioner = run.model.conditioner
     held = len(run.held_out) > 0
-    if run.pairing.captions is not None:
-        return _captioned(run.held_out if held else run.training, run.pairing.captions[held], count)
+    if isinstance(conditioner, ImageVectors):
+        return _by_vectors(run.held_out if held else run.training, conditioner, count)
+    captions = None if run.pairing.captions is None else run.pairing.captions[held]
+    if captions is not None and not isinstance(conditioner, PairConditioner):
+        return _captioned(run.held_out if held else run.training, captions, count)
     if not isinstance(conditioner, PairConditioner):
         return None
     pictures, partners = (run.held_out, run.pairing.held_out) if held else (run.training, run.pairing.training)
@@ -141,6 +160,8 @@ def shown_of(run: TrainingRun, count: int) -> Shown | None:
     if conditioner.pair.noisy_itself:
         level = 0.5 * conditioner.noise
         spatial = conditioner.noised(spatial, torch.full((count,), level), draws)
+    if captions is not None:
+        return Shown(x0, Given(spatial, level), _texts(captions, rows))
     labels = None if pictures.labels is None or not conditioner.classes else pictures.labels[rows].tolist()
     return Shown(x0, Given(spatial, level), labels)
 
@@ -148,6 +169,18 @@ def shown_of(run: TrainingRun, count: int) -> Shown | None:
 def _captioned(pictures: Pictures, captions: Captions, count: int) -> Shown:
     count = min(count, len(pictures))
     rows = torch.arange(count) * len(pictures) // count
+    return Shown(pictures.spec.to_model(pictures.read(rows.numpy())), None, _texts(captions, rows))
+
+
+def _texts(captions: Captions, rows: torch.Tensor) -> list[str]:
     # Of several captions one picture shows its first, the next its second, so that all languages are seen.
-    texts = [(captions[row] or [""])[k % max(1, len(captions[row]))] for k, row in enumerate(rows.tolist())]
-    return Shown(pictures.spec.to_model(pictures.read(rows.numpy())), None, texts)
+    # Brackets in a caption are signs, and in a prompt weights.
+    return [escaped((captions[row] or [""])[k % max(1, len(captions[row]))]) for k, row in enumerate(rows.tolist())]
+
+
+def _by_vectors(pictures: Pictures, conditioner: ImageVectors, count: int) -> Shown:
+    count = min(count, len(pictures))
+    rows = torch.arange(count) * len(pictures) // count
+    x0 = pictures.spec.to_model(pictures.read(rows.numpy()))
+    vectors = conditioner.embed(x0.to(conditioner.nothing_known.device)).cpu()
+    return Shown(x0, GivenVectors(vectors, source={"kind": "pictures"}), None)

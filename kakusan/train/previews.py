@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from kakusan import runtime
+from kakusan.encoders.vectors import GivenVectors
+from kakusan.encoders.weighting import weighted
 from kakusan.metrics.sets import PictureSet
 from kakusan.metrics.watching import WatchPlan, points_of
 from kakusan.model_folder import RAW, Model, ModelFacts
@@ -56,7 +58,7 @@ def preview(
         averaged = facts.data.to_pil(draw(model, facts, seed=seed, batch=batch, shown=shown)[0])
     labels = request.labels
     rows = {"average": averaged, "raw": raw}
-    if shown is not None and shown.given is None:
+    if shown is not None and (shown.given is None or isinstance(shown.given, GivenVectors)):
         rows = {**rows, "original": facts.data.to_pil(shown.x0)}
     elif shown is not None and isinstance(model.conditioner, PairConditioner):
         assert shown.given is not None
@@ -78,7 +80,7 @@ def _heading(pipeline: Pipeline, label: Asked) -> str:
     from kakusan.report.prompts import wrapped
 
     name = pipeline.label_name(label)
-    return "\n".join(wrapped(name, 12, 96, most=3)) if pipeline.reads_texts else name
+    return "\n".join(wrapped(weighted(name).text, 12, 96, most=3)) if pipeline.reads_texts else name
 
 
 def draw(
@@ -140,6 +142,7 @@ def draw_watched(
     num: int,
     batch: int,
     origin: Mapping[str, str],
+    prompts: Sequence[str] | None = None,
 ) -> PictureSet:
     """`num` samples to measure, as they would be stored, with what decided them.
 
@@ -152,6 +155,7 @@ def draw_watched(
         num: samples.
         batch: at once.
         origin: model and weights, for the record.
+        prompts: (num,) for a model that reads texts.
     """
     training = model.training
     try:
@@ -159,8 +163,11 @@ def draw_watched(
             pipeline = Pipeline(model, facts, weights=origin["weights"])
             same = labels is not None and pipeline.classes == facts.data.classes
             asked = [int(label) for label in labels] if same and labels is not None else None
+            texts = list(prompts) if prompts is not None and pipeline.reads_texts else None
             seeds = [(plan.seed << SEED_BITS) + i for i in range(num)]
-            request = pipeline.request(labels=asked, seeds=seeds, batch=min(batch, num), num_steps=plan.num_steps)
+            request = pipeline.request(
+                labels=texts or asked, seeds=seeds, batch=min(batch, num), num_steps=plan.num_steps
+            )
             x0 = _finite(pipeline.run(request))
     finally:
         model.train(training)
@@ -169,7 +176,11 @@ def draw_watched(
         **origin,
         "sampling": {k: record[k] for k in SAMPLING},
         "seeds": f"{seeds[0]} to {seeds[-1]}",
-        "conditions": "classes in the proportions of the real pictures" if asked else "none",
+        "conditions": "classes in the proportions of the real pictures"
+        if asked
+        else "captions of real pictures"
+        if texts
+        else "none",
     }
     return PictureSet.sampled(x0, facts.data, None if asked is None else torch.tensor(asked), told)
 

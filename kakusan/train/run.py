@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import io
 import json
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,19 +16,19 @@ import torch
 
 from kakusan import choices, runtime
 from kakusan.config import TrainConfig, to_toml
-from kakusan.data.source import Pictures
 from kakusan.files import write_text
-from kakusan.model_folder import CorruptModel, Model, ModelFacts, read_facts
+from kakusan.model_folder import CorruptModel, ModelFacts, read_facts
 from kakusan.run_folder import RunFolder, worth_keeping
 from kakusan.train.adapt import adapt
 from kakusan.train.continuing import check_checkpoint, check_continues, stored_config
-from kakusan.train.distributed import hush, join
+from kakusan.train.distributed import hush
 from kakusan.train.ema import EmaProfile
 from kakusan.train.estimate import Estimate
 from kakusan.train.feed import Feed
-from kakusan.train.held_out import MEASURED_AT_ONCE, FixedPairs
+from kakusan.train.joining import join
 from kakusan.train.latents import open_trained
 from kakusan.train.levers import choose_levers, pull, uncompiled
+from kakusan.train.measuring import Measuring
 from kakusan.train.memory import Portions
 from kakusan.train.metrics_log import MetricsLog, NoLog
 from kakusan.train.outlook import Beside, beside_of, estimate_of, watches_of
@@ -87,19 +86,19 @@ class TrainingRun:
         self.device = self.world.device
         self.facts_of_machine = runtime.tune(threads=config.run.threads, device=self.device)
         self.precision = runtime.pick_precision(config.run.precision, self.device)
-        opening = partial(open_trained, config.data, seed=config.run.seed, say=say)
+        opening = partial(open_trained, config.data, seed=config.run.seed, say=say, vectors=config.vectors)
         self.training, self.held_out = self.world.first(opening)
         self.spec = self.training.spec
         self.pairing = Pairing.open(config, self.training, self.held_out)
         with seeded(config.run.seed):
-            self.model = self.pairing.build(config, self.spec).to(self.device)
+            like = self.folder.latest() if old is not None else None
+            self.model = self.pairing.build(config, self.spec, like or init_from).to(self.device)
         self.pairing = self.pairing.read_by(self.model)
         self.levers = choose_levers(config.engine, self.device)
         pull(self.model.denoiser.backbone, self.levers)
         self.objective = coupled(choices.build_objective(config.objective, self.spec), self.training)
         self.model.denoiser.independent_noise = self.objective.coupling.independent
         self.stop: str | None = None
-        self.best: tuple[float, int] | None = None
         self._elapsed_before = 0.0
         self._began: float | None = None
         self._saving = False
@@ -110,7 +109,7 @@ class TrainingRun:
         self.trainer = self._trainer()
         # Measuring and drawing keep no activations: what is enough for training is enough for several times as many.
         few = None if config.engine.micro_batch is None else 4 * config.engine.micro_batch
-        self.measuring = Portions(few, device=self.device, what="measuring")
+        self.measuring = Measuring(self, few)
         self.drawing = Portions(few, device=self.device, what="drawing previews")
         self.watching = Watching(self, draw_watched)
         # Several processes plan without it, and plan again as the run goes on.
@@ -211,7 +210,7 @@ class TrainingRun:
                 )
             self.model.load_state_dict(weights)
             self.trainer.load_state(optimizer, state["trainer"], averages)
-            self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
+            self.measuring.best = None if state["best"] is None else (state["best"][0], state["best"][1])
             self._elapsed_before = float(state["elapsed"])
             if self.config.engine.micro_batch == old.engine.micro_batch:
                 # What memory has taught; another setting is the user's own answer to it.
@@ -269,9 +268,7 @@ class TrainingRun:
         return MetricsLog(self.folder.metrics, step=self.trainer.step) if self.world.main else NoLog()
 
     def _train(self) -> None:
-        self.pairs = {"training": self.fixed_pairs(self.training)}
-        if len(self.held_out):
-            self.pairs["held-out"] = self.fixed_pairs(self.held_out)
+        self.measuring.begin()
         if self.world.decide(lambda: self.folder.latest() is None):
             # From here on a run without a checkpoint is one that has lost it.
             self.save()
@@ -305,12 +302,6 @@ class TrainingRun:
         with contextlib.suppress(Exception):
             self.save()
             self.say(f"step {self.trainer.step} was saved; the same command goes on from there")
-
-    def fixed_pairs(self, pictures: Pictures) -> FixedPairs:
-        mine = pictures is self.training
-        partners = self.pairing.training if mine else self.pairing.held_out
-        objective, seed, texts = coupled(self.objective, pictures), self.config.run.seed, self.pairing.texts[not mine]
-        return FixedPairs(pictures, objective, seed=seed, device=self.device, partners=partners, texts=texts)
 
     def _due(self, times: int) -> bool:
         """Whether one of `times` evenly spread events falls on this step."""
@@ -364,18 +355,9 @@ class TrainingRun:
 
     def _measure(self) -> None:
         model, average = self.parallel.shown(self.trainer)
-        self.world.alone(lambda: self._measure_alone(model, average))
+        self.world.alone(lambda: self.measuring.measure(model, average))
         if self.trainer.step < self.trainer.steps:
             self._plan_again()
-
-    def _measure_alone(self, model: Model, average: Mapping[str, torch.Tensor]) -> None:
-        for kind, pairs in self.pairs.items():
-            count = self.measuring.size(MEASURED_AT_ONCE)
-            report = self.fitting(self.measuring, count, partial(pairs.measure_cut, model, average))
-            self.log.write(kind, self.trainer.step, **report.record())
-            better = self.best is None or report.loss < self.best[0]
-            if kind == "held-out" and better and math.isfinite(report.loss):
-                self.best = (report.loss, self.trainer.step)
 
     def _plan_again(self) -> None:
         once = self.watching.once
@@ -394,7 +376,7 @@ class TrainingRun:
         state = {
             "trainer": self.trainer.state()[1],
             "data": self.pairing.fingerprint(self.training),
-            "best": self.best,
+            "best": self.measuring.best,
             "elapsed": self.elapsed(),
             "micro_batch": self.trainer.portions.most,
         }
@@ -406,7 +388,7 @@ class TrainingRun:
         if not self.trainer.troubled:
             self.trainer.keep()
         if self.world.main:
-            best = None if self.best is None else self.best[1]
+            best = None if self.measuring.best is None else self.measuring.best[1]
             self.folder.thin(worth_keeping(self.folder.steps(), self.trainer.steps, self.config.run.spaced, best))
         return self.folder.checkpoint(self.trainer.step)
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from kakusan import model_folder
 from kakusan.config import TextSettings
 from kakusan.data.source import Pictures
 from kakusan.encoders import TextEncoder
 from kakusan.encoders.cached import remember
-from kakusan.encoders.opening import open_encoder
+from kakusan.encoders.conditioner import TextConditioner
+from kakusan.encoders.opening import check_own, open_encoder
 from kakusan.encoders.pretrained import PretrainedText
+from kakusan.encoders.weighting import escaped
 from kakusan.noise import Draws, Stream
+from kakusan.run_folder import find_model
+from kakusan.specs import to_spec
 
 OWN = "own"
 """The encoder that is trained along with the model."""
@@ -38,39 +44,72 @@ def texts_of(pictures: Pictures) -> list[Sequence[str]]:
     return [list(each) for each in several]
 
 
-def reader_for(settings: TextSettings, texts: Sequence[Sequence[str]]) -> tuple[TextEncoder, bool]:
+def prompts_for(training: Pictures, held_out: Pictures, num: int) -> list[str]:
+    """`num` prompts that say captions of held-out pictures, or of those trained on where none are held out.
+
+    Raises:
+        ValueError: data without any caption.
+    """
+    texts = [each for each in texts_of(held_out if len(held_out) else training) if each]
+    rows = torch.linspace(0, len(texts) - 1, num).round().long().tolist()
+    # Of several captions one picture says its first, the next its second, so that all languages are asked.
+    return [escaped(texts[row][place % len(texts[row])]) for place, row in enumerate(rows)]
+
+
+def reader_for(
+    settings: TextSettings, texts: Sequence[Sequence[str]], *, like: str | Path | None = None
+) -> tuple[TextEncoder, bool]:
     """(what reads the texts of a new run, whether it stays as it is).
 
     Args:
         settings: of the run; `encoder` is given.
         texts: the captions of the pictures trained on, from which a tokenizer of its own is learned.
+        like: a run or model whose own tower this one continues: the same tokens, or what it learned is lost.
 
     Raises:
-        ValueError: no such folder, or none of an encoder.
+        ValueError: no such folder, or none of an encoder; another size than that of the tower continued.
     """
     assert settings.encoder is not None
     if settings.encoder != OWN:
-        encoder = open_encoder(settings.encoder)
+        encoder = open_encoder(settings.encoder, layer=settings.read_layer, precision=settings.precision)
         if isinstance(encoder, PretrainedText):
             # A network that never changes is asked once for each caption, not at every step.
             remember(encoder, sorted({text for each in texts for text in each} | {""}))
         return encoder, True
+    check_own(settings.read_layer, settings.precision, "a tower of one's own")
     from kakusan.encoders.text import TextTower
     from kakusan.encoders.tokenizer import Tokenizer
 
+    heads = max(1, settings.width // 32)
+    sizes = {"width": settings.width, "depth": settings.layers, "heads": heads, "length": settings.length}
+    before = None if like is None else _tower_of(like)
+    if before is not None:
+        known = to_spec(before)
+        for name, size in sizes.items():
+            if known[name] != size:
+                raise ValueError(
+                    f"the texts of {like} are read with {name} {known[name]}, and this run asks for {size}; "
+                    "give the same --text-width, --text-layers and --text-length"
+                )
+        return before, False
     # In the order of the alphabet: which picture has which caption is no matter of the tokenizer's.
     corpus = sorted({text for each in texts for text in each})
     tokenizer = Tokenizer.train(corpus, size=settings.vocabulary)
-    heads = max(1, settings.width // 32)
-    tower = TextTower(
-        tokenizer=tokenizer.json,
-        width=settings.width,
-        depth=settings.layers,
-        heads=heads,
-        length=settings.length,
-        vector_width=settings.width,
-    )
-    return tower, False
+    return TextTower(tokenizer=tokenizer.json, vector_width=settings.width, **sizes), False
+
+
+def _tower_of(source: str | Path) -> TextEncoder | None:
+    """The tower that a model's own training made; None where it reads no texts, or by an encoder that stayed as it
+    was.
+    """
+    from kakusan.encoders.text import TextTower
+
+    folder = find_model(source)
+    conditioner = model_folder.read(folder)[0].conditioner
+    asking = None if conditioner is None else conditioner.asking
+    if not isinstance(asking, TextConditioner) or asking.frozen or not isinstance(asking.encoder, TextTower):
+        return None
+    return asking.encoder.requires_grad_(True)
 
 
 class Texts:

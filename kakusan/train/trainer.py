@@ -53,7 +53,7 @@ class Group:
 class TrainStep:
     """What one step did. `step` counts finished steps; `trouble` is set when the step was skipped.
 
-    `terms` are those of the last group, detached; `losses` and `gradient_norms` have one value for each group.
+    `terms` are those of the first group, detached; `losses` and `gradient_norms` have one value for each group.
     `gradient_seconds` of `seconds` went into forward and backward passes. `narrowed` is set when memory ran out in this
     step: how many samples pass at once from here on. `wait` seconds went by before `seconds` began, for its samples to
     be read.
@@ -182,6 +182,7 @@ class Trainer:
         rate = 0.0
         losses, norms = [], []
         trouble: Trouble | None = None
+        first: LossTerms | None = None
         before, gradient_seconds = self.portions.most, 0.0
         for group, optimizers in zip(self.groups, self.optimizers, strict=True):
             rate = group.settings.rate_at(self.step, self.steps) * self.rate_scale
@@ -191,6 +192,7 @@ class Trainer:
             whole = prepared(group, batch)
             loss, norm, terms = self.portions.run(self._most(batch), functools.partial(self._gradient, group, whole))
             gradient_seconds += time.perf_counter() - passes
+            first = terms if first is None else first
             losses.append(loss)
             norms.append(norm)
             if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -210,6 +212,7 @@ class Trainer:
         else:
             rolled_back = self._after_trouble(trouble)
         self._moving = False
+        assert first is not None
         return TrainStep(
             self.step,
             self.samples,
@@ -217,7 +220,7 @@ class Trainer:
             tuple(norms),
             rate,
             time.perf_counter() - began,
-            terms,
+            first,
             trouble,
             rolled_back,
             gradient_seconds,

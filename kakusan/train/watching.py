@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +17,7 @@ from kakusan.metrics.watching import KIND, Point, Verdict, Watcher, WatchPlan, c
 from kakusan.model_folder import Model, ModelFacts, model_hash
 from kakusan.train.memory import Portions
 from kakusan.train.metrics_log import read_records
+from kakusan.train.texts import prompts_for
 from kakusan.train.trainer import seeded
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Draw(Protocol):
         num: int,
         batch: int,
         origin: Mapping[str, str],
+        prompts: Sequence[str] | None = None,
     ) -> PictureSet: ...
 
 
@@ -161,6 +163,8 @@ class Watching:
         watcher = self._watcher
         facts, known = run.facts(), model_hash(run.folder.checkpoint(step))
         origin = {"model": known, "weights": next(iter(run.trainer.ema.profiles))}
+        reads = model.conditioner is not None and model.conditioner.reads_texts
+        prompts = prompts_for(run.training, run.held_out, watcher.num) if reads else None
 
         def drawn(at_once: int) -> PictureSet:
             return self.draw(
@@ -172,6 +176,7 @@ class Watching:
                 num=watcher.num,
                 batch=at_once,
                 origin=origin,
+                prompts=prompts,
             )
 
         samples = run.fitting(self.portions, min(AT_ONCE, watcher.num), drawn)

@@ -9,6 +9,7 @@ from kakusan.data.flowers import caption, sample_factors
 from kakusan.encoders.base import TextEncoder
 from kakusan.encoders.text import TextTower
 from kakusan.encoders.tokenizer import BEGIN, END, PAD, Tokenizer
+from kakusan.encoders.weighting import token_weights, weighted
 from kakusan.specs import from_spec, to_spec
 
 CAPTIONS = [caption(sample_factors(1, index), language) for index in range(48) for language in ("en", "ja")]
@@ -98,7 +99,26 @@ def test_words(tower: TextTower) -> None:
     assert texts("五枚の赤い花びらをもつバラが三輪、背景は青空") == [
         "五枚", "の", "赤い", "花びら", "を", "もつ", "バラ", "が", "三輪", "、", "背景", "は", "青空",
     ]  # fmt: skip
+    # Signs that look like particles, at the beginning of a word.
+    assert texts("とがった花びら、とても") == ["とがった", "花びら", "、", "とても"]
+    assert texts("五枚のとがった花びらと花にはとがったバラ") == [
+        "五枚", "の", "とがった", "花びら", "と", "花", "に", "は", "とがった", "バラ",
+    ]  # fmt: skip
     assert texts("") == texts("  ") == []
+
+
+def test_weights_fall_on_the_tokens_of_single_characters(tower: TextTower) -> None:
+    text = " A　ＲＥＤ rose🌹 と五枚"
+    spans = tower.offsets(text)
+    assert len(spans) == int((tower.tokens([text]) != PAD).sum())
+    shown = [text[start:end] for start, end in spans]
+    assert (shown[0], shown[-1]) == ("", "")
+    letters = [place for start, end in dict.fromkeys(spans) for place in range(start, end)]
+    assert letters == [place for place, letter in enumerate(text) if not letter.isspace()]
+    prompt = weighted("五枚の(赤:2)いバラ")
+    weights = token_weights(tower, prompt)
+    spans = tower.offsets(prompt.text)
+    assert {prompt.text[slice(*spans[place])] for place in (weights == 2.0).nonzero().flatten().tolist()} == {"赤"}
 
 
 @settings(max_examples=100, deadline=None)

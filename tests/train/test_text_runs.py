@@ -1,6 +1,7 @@
 """Runs on captions: they learn words, resume bit for bit, and the model folder holds all of it."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,24 @@ from test_resume import kill_nine
 
 from kakusan.cli import main
 from kakusan.config import TextSettings
-from kakusan.data.source import open_data
+from kakusan.data.captions import Caption
+from kakusan.data.source import ArrayPictures, open_data
+from kakusan.designed import Designed
 from kakusan.encoders.conditioner import TextConditioner
 from kakusan.encoders.text import TextTower
 from kakusan.encoders.tokenizer import Tokenizer
+from kakusan.encoders.weighting import weighted
+from kakusan.metrics.watching import WatchPlan
 from kakusan.noise import Draws
 from kakusan.pipeline import load
 from kakusan.report.png import read_record
 from kakusan.sweeping.publish import TABLE
+from kakusan.tasks import following
 from kakusan.tasks.again import again
-from kakusan.train.texts import Texts, texts_of
+from kakusan.tasks.following import Follower
+from kakusan.train.pairing import _texts
+from kakusan.train.reopen import reopen_parts
+from kakusan.train.texts import Texts, prompts_for, texts_of
 
 WORDS = {"blue": ("a blue picture", "青い絵"), "red": ("a red picture", "赤い絵")}
 TEXT = {"encoder": "own", "vocabulary": 300, "length": 16, "width": 32, "layers": 1}
@@ -137,8 +146,8 @@ def test_data_without_captions_are_refused(pictures: Path, captioned: Path, tmp_
         start(settings(pictures, text=TEXT), tmp_path / "run")
     with pytest.raises(ValueError, match="there is no folder nowhere with a text encoder"):
         start(settings(captioned, text={"encoder": "nowhere"}), tmp_path / "run")
-    with pytest.raises(ValueError, match="cannot start from a picture as well"):
-        start(settings(pictures, text=TEXT, data={"pair": "gray"}), tmp_path / "run")
+    with pytest.raises(ValueError, match="a control branch learns no texts"):
+        start(settings(captioned, text=TEXT, data={"pair": "gray"}, model={"control": "nowhere"}), tmp_path / "run")
     with pytest.raises(ValueError, match=r"layers of \[text\] must be at least 1"):
         TextSettings(layers=0)
 
@@ -184,3 +193,81 @@ def test_other_verbs_take_texts_for_labels(reader: Path, tmp_path: Path) -> None
     axis = ["--axis", "label=a red picture,a blue picture"]
     assert main(["sweep", str(reader), *axis, "--num", "1", *common, "--out", str(tmp_path / "w")]) == 0
     assert "a blue picture" in (tmp_path / "w" / TABLE).read_text(encoding="utf-8")
+
+
+def test_a_model_of_texts_learns_to_fill_holes(
+    reader: Path, captioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GLIDE's way: the same words, a masked fine-tune, and a text that decides what is painted."""
+    said: list[str] = []
+    run = {"steps": 60, "batch": 16, "previews": 1, "checkpoints": 2}
+    data = {"pair": "masked"}
+    config = settings(captioned, data=data, text=TEXT, optim={"rate": 5e-3, "warmup": 5}, run=run)
+    out = tmp_path / "run"
+    start(config, out, init_from=reader, say=said.append)
+    assert any("starting from" in line and " 0 left" in line for line in said)
+    tower, before = (load(path).model.conditioner.asking.encoder for path in (out, reader))  # type: ignore[union-attr]
+    assert tower.tokenizer.json == before.tokenizer.json
+    picture = captioned / "blue-00.png"
+    mask = np.zeros((8, 8), np.uint8)
+    mask[1:7, 1:7] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    found = {}
+    for text in ("a red picture", "a blue picture"):
+        arguments = ["transform", str(out), str(picture), "--mask", str(tmp_path / "mask.png"), "--label", text]
+        arguments += ["--guidance-scale", "2", "--steps", "8", "--num", "3", "--device", "cpu"]
+        assert main([*arguments, "--out", str(tmp_path / text)]) == 0
+        drawn = [np.asarray(Image.open(tmp_path / text / f"sample-{k}.png")) for k in range(3)]
+        assert all(np.array_equal(x[mask == 0], np.asarray(Image.open(picture))[mask == 0]) for x in drawn)
+        found[text] = float(np.mean([x[2:6, 2:6, 0].mean() - x[2:6, 2:6, 2].mean() for x in drawn]))
+    assert found["a red picture"] > found["a blue picture"] + 20.0
+
+
+def test_watching_a_model_of_texts_asks_it_with_captions(reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stub:
+        num = 48
+        measure = staticmethod(lambda samples, **_: samples)
+        labels = staticmethod(lambda: None)
+
+    few, many = reopen_parts(load(reader))[::-1]
+    monkeypatch.setattr(following, "reopen_parts", lambda *_: (few, many))
+    monkeypatch.setattr(following, "Watcher", lambda *_, **__: Stub())
+    found = Follower(reader, WatchPlan(num=48, num_steps=8), device="cpu", source=None).measure(80, print)
+    assert found.origin["conditions"] == "captions of real pictures"  # type: ignore[union-attr]
+    asked = prompts_for(few, many, 48)
+    red = torch.tensor([any(word in text for word in ("red", "赤")) for text in asked])
+    assert 0 < int(red.sum()) < 48
+    assert torch.equal(balance(found.stored.float()) > 0, red)  # type: ignore[union-attr]
+
+
+def test_brackets_of_a_caption_are_no_weights_where_it_is_shown(captioned: Path) -> None:
+    data = open_data(str(captioned))
+    said = "a [red] picture (of 2: bright)"
+    written = ArrayPictures(data.spec, data.read(range(2)), texts=[[Caption(said, "en")], [Caption("x", "en")]])
+    prompts = prompts_for(data, written, 2)
+    assert [weighted(prompt).text for prompt in prompts] == [said, "x"]
+    assert not any(weighted(prompt).spans or weighted(prompt).notes for prompt in prompts)
+    assert _texts([[said]], torch.tensor([0])) == prompts[:1]
+
+
+def test_what_enlarges_is_led_by_the_text_too(reader: Path, captioned: Path, tmp_path: Path) -> None:
+    """Imagen's way: the same prompt goes to the base model and to the one that enlarges what it drew."""
+    enlarger = settings(captioned, data={"pair": "upscale-2", "size": 16}, text=TEXT, run={"steps": 4})
+    start(enlarger, tmp_path / "upscale")
+    models = Designed.open(reader, upscalers=[tmp_path / "upscale"])
+    request = models.request(prompts=["a red picture"], num_steps=2, guidance_scale=2.0)
+    x0 = models.base.run(request)
+    asked = models.of_stage(1, request, x0)
+    assert asked.labels == ("a red picture",)
+    assert asked.given is not None
+    assert asked.given.noise == pytest.approx(0.2)
+    pipeline = models.stages[1]
+    large = pipeline.run(asked)
+    assert large.shape == (1, 3, 16, 16)
+    other = pipeline.run(replace(asked, labels=("a blue picture",)))
+    assert float((large - other).abs().max()) > 1e-4
+    # Led away from the empty text with the picture kept, and not from nothing at all.
+    led, weak = (pipeline.run(replace(asked, guidance_scale=scale)) for scale in (3.0, 0.0))
+    empty = pipeline.run(replace(asked, labels=("",)))
+    assert torch.allclose(weak, empty, atol=1e-4)
+    assert not torch.allclose(led, large, atol=1e-4)

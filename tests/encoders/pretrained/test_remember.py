@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from kakusan.config import TextSettings
 from kakusan.encoders.cached import encoder_hash, open_texts, remember
-from kakusan.encoders.pretrained import open_pretrained
+from kakusan.encoders.pretrained import PretrainedText, open_pretrained
+from kakusan.train.texts import reader_for
 
 TEXTS = ["a red flower", "blue", "a red flower", "round petals " * 9]
 Folder = tuple[Path, Any]
@@ -57,3 +59,15 @@ def test_files_belong_to_an_encoder_and_not_to_where_it_lies(folder: Path, tmp_p
         for how in ({}, {"layer": -2}, {"length": 11}, {"precision": "bfloat16"})
     }
     assert len(keys) == 4
+
+
+def test_the_settings_of_a_run_choose_layer_and_precision(clip: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kakusan.train.texts.remember", lambda *_: None)
+    chosen = TextSettings(encoder=str(clip[0]), read_layer=-2, precision="bfloat16")
+    reader, frozen = reader_for(chosen, [["a"]])
+    assert isinstance(reader, PretrainedText)
+    assert (reader.layer, reader.precision, frozen) == (-2, "bfloat16", True)
+    # What is remembered of one layer is never given for another.
+    assert encoder_hash(reader) != encoder_hash(open_pretrained(clip[0], precision="bfloat16"))
+    with pytest.raises(ValueError, match="leave out --text-read-layer"):
+        reader_for(TextSettings(encoder="own", read_layer=-2), [["a"]])
