@@ -30,9 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 NURSERY = """
 import json, os, sys
 import kakusan.cli.train, kakusan.train.run, kakusan.report.curves, kakusan.report.grids, kakusan.report.page
+import kakusan.report.watching, matplotlib.backends.backend_svg, torch._dynamo  # optimizers import the last
 from kakusan.cli import main
 from kakusan.data.source import open_data
-open_data("digits")
+if sys.argv[1:]:
+    open_data(sys.argv[1])
 print("ready", flush=True)
 for line in sys.stdin:
     command = json.loads(line)
@@ -56,12 +58,12 @@ for line in sys.stdin:
 
 
 class Nursery:
-    """Runs `kakusan ...` in fresh processes that start at once."""
+    """Runs `kakusan ...` in fresh processes that start at once, with an embedded set opened if one is named."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *data: str) -> None:
         self.log = folder / "output.txt"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY],
+            [sys.executable, "-c", NURSERY, *data],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

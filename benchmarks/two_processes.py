@@ -33,8 +33,8 @@ def worker(way: str, double: bool, steps: int, out: Path) -> None:
     from kakusan import choices
     from kakusan.config import TrainConfig, merge
     from kakusan.data.source import open_data
-    from kakusan.train.distributed import join, watched
     from kakusan.train.feed import Batch, Feed
+    from kakusan.train.joining import join, watched
     from kakusan.train.optim import OptimSettings
     from kakusan.train.parallel import parallel
     from kakusan.train.trainer import DiffusionLoss, Group, Trainer

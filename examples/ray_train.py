@@ -14,7 +14,7 @@ def loop(settings: dict[str, str]) -> None:
     import torch.distributed as dist
 
     from kakusan.config import TrainConfig, merge
-    from kakusan.train.distributed import watched
+    from kakusan.train.joining import watched
     from kakusan.train.run import TrainingRun
 
     # Ray has joined the workers already; kakusan joins them itself, with signs of life.

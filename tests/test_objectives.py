@@ -20,6 +20,7 @@ from kakusan.objectives import (
     SigmoidWeight,
     Simple,
     SimpleV,
+    SimpleX0,
     Squared,
     TrainingNoise,
     Weighting,
@@ -35,6 +36,7 @@ SCHEDULES = [Cosine(), Karras(), Rectified(), SubVariancePreserving(), VarianceP
 WEIGHTINGS = [
     Simple(),
     SimpleV(),
+    SimpleX0(),
     FlowMatching(),
     ScoreMatching(),
     ScoreMatching(likelihood=True),

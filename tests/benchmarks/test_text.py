@@ -13,6 +13,7 @@ from PIL import Image
 
 from kakusan.data.flowers_combinations import ATTRIBUTES, SEEN, UNSEEN
 from kakusan.metrics.attributes import Rate, Reading
+from kakusan.recipes.designs import write_drawing
 
 LARGEST = {name: len(values) - 1 for name, values in ATTRIBUTES.items()}
 
@@ -161,6 +162,19 @@ def test_time_of_training_comes_from_the_run(text, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[data]\nsource = "flowers:words"\n')
     found = text.trained(tmp_path)
     assert (found.minutes, found.samples, found.threads, found.data) == (pytest.approx(1.8), 96, 2, "flowers:words")
+
+
+def test_time_of_a_clip_and_of_all_parts_of_a_design_counts(text, tmp_path: Path) -> None:
+    facts = {"how": {"batch": 64, "threads": 2}, "pairs": 40, "steps": 10, "seconds": 90.0, "source": "flowers:words"}
+    for name in ("clip", "prior", "base", "upscale"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "clip" / "model.json").write_text(json.dumps({"training": facts}))
+    (tmp_path / "clip" / "report.html").write_text("")
+    found = text.trained(tmp_path / "clip")
+    assert (found.minutes, found.samples, found.threads, found.data) == (1.5, 400, 2, "flowers:words")
+    assert text.parts(tmp_path / "base") == [tmp_path / "base"]
+    write_drawing("dalle2", tmp_path)
+    assert [part.name for part in text.parts(tmp_path)] == ["base", "upscale", "prior", "clip"]
 
 
 def test_page_and_sheet(text) -> None:

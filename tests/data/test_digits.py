@@ -1,6 +1,7 @@
 """The embedded scans of digits."""
 
 import builtins
+import importlib.util
 import sys
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 
 from kakusan.data import digits
 
-pytest.importorskip("sklearn")
+if importlib.util.find_spec("sklearn") is None:
+    pytest.skip("scikit-learn is not installed", allow_module_level=True)
 
 
 def test_parts_are_apart_and_together_make_all_scans() -> None:

@@ -1,4 +1,4 @@
-"""What one of several processes does in test_distributed.py: `process_pairs.py SCENE FOLDER`, started by torchrun."""
+"""What one of two processes does in test_distributed.py: `process_pairs.py FOLDER PORT`, started by torchrun."""
 
 import contextlib
 import dataclasses
@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -17,9 +19,9 @@ from kakusan import choices
 from kakusan.config import TrainConfig, merge
 from kakusan.data.source import open_data
 from kakusan.run_folder import read_state
-from kakusan.train import distributed
-from kakusan.train.distributed import LostRank, World, join
+from kakusan.train.distributed import LostRank, World
 from kakusan.train.feed import Batch, Feed
+from kakusan.train.joining import join, watched
 from kakusan.train.optim import OptimSettings
 from kakusan.train.parallel import parallel
 from kakusan.train.run import TrainingRun
@@ -51,7 +53,7 @@ def in_double() -> Iterator[None]:
 def curve(case: str, world: World, steps: int = STEPS) -> list[float]:
     """Losses and norms of the gradient of a tiny run in fp64."""
     way, kind, coupling, at_once = CASES[case]
-    pictures = open_data("flowers", num=32, size=16)
+    pictures = open_data("flowers", num=32, size=8)
     config = merge(TrainConfig(), {"model": {"width": 8, "depth": 1}, "objective": {"coupling": coupling}})
     torch.manual_seed(0)
     with in_double():
@@ -149,8 +151,8 @@ def kill(world: World, out: Path) -> None:
     def on_step(step: object, run: TrainingRun) -> None:
         (out / "steps").write_text(str(run.trainer.step))
 
-    config = json.loads((out / "settings.json").read_text())
-    run = TrainingRun(settings(config["source"], run={"steps": 2000}), out / "killed", say=print, on_step=on_step)
+    config = json.loads((out.parent / "settings.json").read_text())
+    run = TrainingRun(settings(config["source"], run={"steps": 2000}), out / "run", say=print, on_step=on_step)
     if world.rank == 1:
         taken = Trainer.take
 
@@ -163,8 +165,37 @@ def kill(world: World, out: Path) -> None:
     run.run()
 
 
+def apart(scene: Callable[[World, Path], None], out: Path, port: str) -> None:
+    """Play a scene that ends its processes in a twin of this one, so that importing serves both. The two twins meet
+    at `port`, without torchrun; each leaves its exit code and what it said."""
+    rank = os.environ["RANK"]
+    out.mkdir(exist_ok=True)
+    twin = os.fork()
+    if twin == 0:
+        os.environ |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}
+        os.environ.pop("TORCHELASTIC_ERROR_FILE", None)
+        log = os.open(out / f"said-{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = 70
+        try:
+            with watched():
+                scene(join("cpu"), out)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(twin, 0)[1])
+    (out / f"ended-{rank}").write_text(json.dumps([code, time.time()]))
+
+
 if __name__ == "__main__":
-    scene, folder = sys.argv[1:]
+    folder, port = Path(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
-    with distributed.watched():
-        globals()[scene](join("cpu"), Path(folder))
+    # Curves are drawn elsewhere, and the other process would wait for it.
+    with mock.patch("kakusan.train.run.end_report"):
+        # Before anything else: a process that has computed gradients cannot be doubled.
+        apart(kill, folder / "kill", port)
+        with watched():
+            everything(join("cpu"), folder)

@@ -1,13 +1,16 @@
 """Tiny folders of pictures and tiny runs, shared by the tests of training, of tasks and of the command line."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from PIL import Image
 
 from kakusan.config import TrainConfig, merge
+from kakusan.train import previews
 from kakusan.train.run import TrainingRun
 from kakusan.train.trainer import TrainStep
 
@@ -58,8 +61,10 @@ def start(
     say: Callable[[str], None] | None = None,
     init_from: Path | None = None,
     prepare: Callable[[TrainingRun], None] | None = None,
+    report: bool = False,
 ) -> TrainingRun:
-    """Train in this process; with `stop_at` as if a signal had come at that step."""
+    """Train in this process; with `stop_at` as if a signal had come at that step. Its page is written only with
+    `report`, and previews are drawn in few steps: both would take more time than these runs."""
 
     def on_step(step: TrainStep, run: TrainingRun) -> None:
         if step.step == stop_at:
@@ -70,5 +75,9 @@ def start(
     )
     if prepare is not None:
         prepare(run)
-    run.run()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(previews.draw.__kwdefaults__, num_steps=4))
+        if not report:
+            stack.enter_context(mock.patch("kakusan.train.run.end_report"))
+        run.run()
     return run

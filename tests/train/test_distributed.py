@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +18,8 @@ from small_runs import settings, start
 
 from kakusan.run_folder import RunFolder, read_state
 from kakusan.train import distributed
-from kakusan.train.distributed import LostRank, World, join
+from kakusan.train.distributed import LostRank, World
+from kakusan.train.joining import join
 from kakusan.train.metrics_log import read_records
 from kakusan.train.parallel import Parallel, parallel
 
@@ -24,12 +27,15 @@ HERE = Path(__file__).parent
 SECTIONS = {"run": {"steps": 6, "batch": 9, "measurements": 2, "checkpoints": 2}, "optim": {"rate": 3e-3, "warmup": 3}}
 
 
-def two(scene: str, folder: Path, *, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
+def two(folder: Path, *, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
     """Two processes of `process_pairs.py` under torchrun, on this machine alone and on a free port."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
     paths = os.pathsep.join([str(HERE), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(HERE / "process_pairs.py"), scene, str(folder)]
+    command = [*launch, str(HERE / "process_pairs.py"), str(folder), port]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
 
 
@@ -40,7 +46,7 @@ def together(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     (out / "settings.json").write_text(json.dumps({"source": str(pictures), "sections": SECTIONS}))
     for way in ("fsdp", "ddp"):
         start(settings(pictures, **SECTIONS), out / way, stop_at=3)
-    done = two("everything", out)
+    done = two(out)
     assert done.returncode == 0, done.stderr[-4000:]
     return out
 
@@ -87,16 +93,17 @@ def test_a_run_goes_on_with_another_number_of_processes(
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_other_which_names_it(tmp_path: Path, pictures: Path) -> None:
-    (tmp_path / "settings.json").write_text(json.dumps({"source": str(pictures)}))
-    done = two("kill", tmp_path)
-    assert done.returncode != 0
-    since = time.time() - (tmp_path / "steps").stat().st_mtime
-    assert since < 60.0
-    assert "rank 1 of 2 gave no more sign of life (killed?)" in done.stderr, done.stderr[-4000:]
-    assert "start the same command again" in done.stderr
+def test_a_killed_process_ends_the_other_which_names_it(together: Path) -> None:
+    out = together / "kill"
+    (first, ended), (second, killed) = (json.loads((out / f"ended-{rank}").read_text()) for rank in (0, 1))
+    assert second == -signal.SIGKILL
+    assert first not in (0, -signal.SIGKILL)
+    assert ended - killed < 60.0
+    said = (out / "said-0").read_text()
+    assert "rank 1 of 2 gave no more sign of life (killed?)" in said, said
+    assert "start the same command again" in said
     # And the first process saved what it could.
-    latest = RunFolder(tmp_path / "killed").latest()
+    latest = RunFolder(out / "run").latest()
     assert latest is not None
     assert latest.name == "step-00000003"
 

@@ -41,9 +41,9 @@ def test_two_halves_are_the_whole(pictures: Path, tmp_path: Path, pair: str, lab
     if pair == "given":
         data |= {"pair_source": str(second_folder(pictures, tmp_path / "second")), "pair_noise": 0.2}
     model = {"dropout": 0.2, "conditional": labelled}
-    config = settings(pictures, data=data, model=model, engine={"micro_batch": 3}, run={"measurements": 2})
+    config = settings(pictures, data=data, model=model, engine={"micro_batch": 3}, run={"measurements": 2, "steps": 4})
     start(config, tmp_path / "whole")
-    start(config, tmp_path / "halves", stop_at=3)
+    start(config, tmp_path / "halves", stop_at=2)
     start(config, tmp_path / "halves")
     assert kill_nine.compare(tmp_path / "halves", tmp_path / "whole") == []
 
@@ -224,6 +224,7 @@ def test_a_branch_learns_beside_a_frozen_model(
 ) -> None:
     base = load(trained)
     options = ["--pair", "edges", "--steps", "4", "--device", "cpu", "--threads", "1", "--rate", "1e-2"]
+    options += ["--batch", "4"]
     assert main(["train-control", str(trained), *options, "--out", str(tmp_path / "run")]) == 0
     assert f"kakusan transform {tmp_path / 'run'} IMAGE --original" in capsys.readouterr().out
     first = Pipeline(control_model(trained, PAIRS["edges"], base.data), base.facts, weights="raw")

@@ -2,8 +2,6 @@
 
 import errno
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,14 +10,13 @@ from small_runs import settings, start
 from torch import Tensor
 
 from kakusan import model_folder
+from kakusan.cli import main
 from kakusan.objectives import LossTerms
 from kakusan.run_folder import RunFolder, read_state
 from kakusan.train.feed import Batch
 from kakusan.train.metrics_log import read_records
 from kakusan.train.run import TrainingRun
 from kakusan.train.trainer import PATIENCE, Group, TrainingDiverged, TrainStep
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def wrap_loss(run: TrainingRun, change) -> None:
@@ -108,7 +105,8 @@ def test_lasting_trouble_rolls_back_at_half_the_rate_and_goes_on(pictures: Path,
         run.on_step = lambda step, run: (seen.append(step), inner(step, run) if inner else None)
 
     config = settings(pictures, optim={"warmup": 0, "decay": 0.0}, run={"steps": 8, "checkpoints": 4})
-    start(config, out, prepare=prepare, say=said.append)
+    start(config, out, prepare=prepare, say=said.append, report=True)
+    assert "<h2>Trouble</h2>" in (out / "report.html").read_text()
     rolled = [step for step in seen if step.rolled_back]
     assert len(rolled) == 1
     # The checkpoint of step 2 is the last good state.
@@ -235,26 +233,23 @@ def test_a_full_disk_costs_no_checkpoint(
     assert folder.latest() == folder.checkpoint(6)
 
 
-def test_a_disk_that_is_really_full_is_said_in_one_line(pictures: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_really_full_is_said_in_one_line(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     resource = pytest.importorskip("resource")
-    assert resource is not None
     out = tmp_path / "run"
     start(settings(pictures), out, stop_at=1)
     # The kernel refuses to let any file grow past 60 kB: the weights do not fit.
-    script = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000));"
-        "from kakusan.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "train", "--out", str(out)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "could not be written" in done.stderr
-    assert "Traceback" not in done.stderr
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        code = main(["train", "--out", str(out)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    said = capsys.readouterr().err
+    assert "could not be written" in said
+    assert "Traceback" not in said
     folder = RunFolder(out)
     assert folder.latest() == folder.checkpoint(1)
     model_folder.read(folder.checkpoint(1))
