@@ -2,11 +2,11 @@
 
     python benchmarks/text.py RUN [--num 140] [--guidance 2] [--steps N] [--also CLIP_RUN] [--cache FOLDER] [--write]
 
-RUN is trained on `flowers:words`: flowers whose colour, petals, centre, leaves and background are free of each other,
-without some pairs of colour and petal count. Prompts of seen and of unseen pairs, in English and Japanese and in every
-wording, are sampled and read by a network that was trained on drawings with exact factors. Then words are left out and
-changed: that attribute must follow and no other. `--write` puts the page into docs/results/text.md and a sheet of the
-first prompts beside it; the exit status says whether the bars are met.
+RUN, a run or the folder of a design, is trained on `flowers:words`: flowers whose colour, petals, centre, leaves and
+background are free of each other, without some pairs of colour and petal count. Prompts of seen and of unseen pairs, in
+English and Japanese and in every wording, are sampled and read by a network that was trained on drawings with exact
+factors. Then words are left out and changed: that attribute must follow and no other. `--write` puts the page into
+docs/results/text.md and a sheet of the first prompts beside it; the exit status says whether the bars are met.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from torch import Tensor
 from kakusan.data.flowers_combinations import ATTRIBUTES, SEEN, UNSEEN, sample_plain
 from kakusan.data.flowers_prompts import STYLES, Wanted, evaluation_prompts
 from kakusan.metrics.attributes import SEED, AttributeReader, Rate, Reading, Scores, drawn, load_reader
+from kakusan.recipes.designs import read_drawing
 from kakusan.report import style
 from kakusan.report.pictures import enlarge
 
@@ -129,18 +130,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=Path("/tmp/kakusan-attributes"), help="where the reader is kept")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(argv)
-    from kakusan.pipeline import load
+    from kakusan.designed import Designed
 
     chosen = {k: v for k, v in (("device", options.device), ("weights", options.weights)) if v is not None}
-    pipeline = load(options.run, **chosen)
+    models = Designed.open(options.run, **chosen)
     more = {} if options.steps is None else {"num_steps": options.steps}
 
     def sample(wanted: Sequence[Wanted], seed: int) -> list[Image.Image]:
         texts = [w.text for w in wanted]
-        return list(pipeline.sample(prompts=texts, seed=seed, guidance_scale=options.guidance, **more))
+        return models.sample(prompts=texts, seed=seed, guidance_scale=options.guidance, **more)
 
     reader = load_reader(options.cache)
-    training = [trained(run) for run in (options.run, *options.also)]
+    training = [trained(run) for run in (*parts(options.run), *options.also)]
     began = time.perf_counter()
     groups = ask(sample, reader, num=options.num, batch=options.batch, seed=options.seed)
     effects = change_words(sample, reader, num=options.words, batch=options.batch, seed=options.seed)
@@ -221,6 +222,16 @@ def _another(wanted: Wanted, name: str, values: Sequence[int | str]) -> Wanted:
     raise ValueError(f"no other {name} fits {wanted.text!r}")
 
 
+def parts(run: Path) -> list[Path]:
+    """The run itself, or all that draw in the folder of a design, the first of them first."""
+    drawing = read_drawing(run)
+    if drawing is None:
+        return [run]
+    found = [run / drawing.base, *(run / name for name in drawing.upscalers)]
+    found += [run / name for name in (drawing.prior, "clip") if name is not None and (run / name).is_dir()]
+    return found
+
+
 @dataclass(frozen=True)
 class Trained:
     """How long a run was trained, from its own records.
@@ -248,11 +259,13 @@ class Trained:
 
 
 def trained(run: Path) -> Trained:
-    """Read `metrics.jsonl`, `env.json` and `config.toml` of a run.
+    """Read `metrics.jsonl`, `env.json` and `config.toml` of a run, or the facts of a CLIP.
 
     Raises:
         ValueError: not a run folder, so nothing is known of its training.
     """
+    if (run / "report.html").is_file() and (run / "model.json").is_file() and not (run / "metrics.jsonl").is_file():
+        return trained_clip(run)
     metrics, environment = run / "metrics.jsonl", run / "env.json"
     if not metrics.is_file() or not environment.is_file():
         raise ValueError(f"{run} is no run folder: it has no metrics.jsonl and env.json to tell its training time")
@@ -270,6 +283,14 @@ def trained(run: Path) -> Trained:
         device,
         str(config.get("data", {}).get("source", "?")),
     )
+
+
+def trained_clip(run: Path) -> Trained:
+    """The same of a folder of `kakusan train-clip`, which keeps its facts in its model's description."""
+    facts = json.loads((run / "model.json").read_text(encoding="utf-8"))["training"]
+    threads = facts["how"].get("threads") or torch.get_num_threads()
+    batch = min(int(facts["how"]["batch"]), int(facts["pairs"]))
+    return Trained(run.name, facts["seconds"] / 60.0, int(facts["steps"]) * batch, threads, "cpu", str(facts["source"]))
 
 
 def verdicts(
