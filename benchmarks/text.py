@@ -254,7 +254,8 @@ class Trained:
 
     def text(self) -> str:
         """For the page."""
-        where = f"{self.threads} threads" if self.threads else self.device
+        unknown = "threads not recorded" if self.device == "cpu" else self.device
+        where = f"{self.threads} threads" if self.threads else unknown
         return f"{self.name}: {self.minutes:.1f} minutes ({self.samples:,} pictures seen, {where}, on {self.data})"
 
 
@@ -288,7 +289,10 @@ def trained(run: Path) -> Trained:
 def trained_clip(run: Path) -> Trained:
     """The same of a folder of `kakusan train-clip`, which keeps its facts in its model's description."""
     facts = json.loads((run / "model.json").read_text(encoding="utf-8"))["training"]
-    threads = facts["how"].get("threads") or torch.get_num_threads()
+    config = run / "config.toml"
+    settings = tomllib.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    # Not of this process, which may be told another number: only what the folder itself says counts.
+    threads = next((part["threads"] for part in settings.values() if "threads" in part), None)
     batch = min(int(facts["how"]["batch"]), int(facts["pairs"]))
     return Trained(run.name, facts["seconds"] / 60.0, int(facts["steps"]) * batch, threads, "cpu", str(facts["source"]))
 

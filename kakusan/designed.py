@@ -86,7 +86,12 @@ class Designed:
         return (self.base, *self.upscalers)
 
     def request(self, **arguments: Any) -> SampleRequest:
-        """The request of the base model; arguments as of `Pipeline.sample`, with the design's thresholding."""
+        """The request of the base model; arguments as of `Pipeline.sample`.
+
+        Guidance and thresholding are the design's when not given.
+        """
+        if arguments.get("guidance_scale") is None:
+            arguments["guidance_scale"] = self.drawing.guidance
         quantile = self.drawing.threshold
         if quantile is not None and arguments.get("thresholding") is None:
             arguments["thresholding"] = DynamicThresholding(quantile)
@@ -123,11 +128,7 @@ class Designed:
         )
 
     def sample(self, **arguments: Any) -> list[Image]:
-        """Pictures by all models together; arguments as of `Pipeline.sample`, guidance being the design's when not
-        given.
-        """
-        if arguments.get("guidance_scale") is None:
-            arguments["guidance_scale"] = self.drawing.guidance
+        """Pictures by all models together; arguments as of `request`."""
         request, x0 = self.with_vectors(self.request(**arguments)), None
         for place, pipeline in enumerate(self.stages):
             x0 = pipeline.run(self.of_stage(place, request, x0))

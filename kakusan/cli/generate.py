@@ -73,8 +73,6 @@ def main(argv: Sequence[str]) -> int:
     if not options.prompt:
         raise ValueError('say what to draw, as in: kakusan generate runs/mine "a red flower with five petals"')
     guidance = options.guidance.arguments(options.run)
-    if guidance.get("guidance_scale") is None:
-        guidance["guidance_scale"] = USUAL_SCALE
     for line in generate(
         options.run,
         options.prompt,
@@ -96,7 +94,3 @@ def main(argv: Sequence[str]) -> int:
     ):
         print(line)
     return 0
-
-
-USUAL_SCALE = 2.0
-"""Guidance of a text when none is given: a text says less of a picture than a class does."""

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kakusan.files import write_text
+
 FILE = "design.json"
 
 
@@ -27,7 +29,7 @@ class DesignSettings:
         minutes: for all stages together.
         width: channels of the first model; the one that enlarges has half as many.
         encoder: folder of an encoder of texts (a CLIP or T5) for designs that take one ready-made.
-        more: further options of kakusan train for every model, such as ["--num", "4000"].
+        more: further options of kakusan train for every model, names and values in turn: ("--num", "4000").
 
     Raises:
         ValueError: sides that the enlarging model cannot bridge.
@@ -96,7 +98,7 @@ class Drawing:
     Args:
         prior: draws the CLIP vectors that `base` makes pictures of.
         paint: a model that paints holes by a text (`kakusan transform --mask`).
-        guidance: usual guidance scale of the base model.
+        guidance: usual guidance scale of the base model; a text says less of a picture than a class does.
         upscaler_guidance: and of those that enlarge, where they read texts.
         threshold: quantile of dynamic thresholding; None for none.
     """
@@ -143,8 +145,8 @@ def _model(s: DesignSettings, *options: str, large: bool = False) -> tuple[str, 
 def _count(s: DesignSettings) -> tuple[str, ...]:
     """Of the further options, what CLIP and the prior understand too: how many pictures, and by what means."""
     known = {"--num", "--seed", "--device", "--threads", "--captions", "--steps"}
-    given = list(s.more)
-    return tuple(word for k, word in enumerate(given) if word in known or (k > 0 and given[k - 1] in known))
+    given = zip(s.more[::2], s.more[1::2], strict=True)
+    return tuple(word for name, value in given if name in known for word in (name, value))
 
 
 def _texts(s: DesignSettings, share: float) -> tuple[list[Stage], str]:
@@ -209,7 +211,7 @@ def write_drawing(name: str, folder: Path) -> None:
     """Say in the folder of a design how it draws."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"design": name, "paper": DESIGNS[name].paper, **asdict(DESIGNS[name].drawing)}, indent=1)
-    (folder / FILE).write_text(text + "\n", encoding="utf-8")
+    write_text(folder / FILE, text + "\n")
 
 
 def read_drawing(folder: Path) -> Drawing | None:

@@ -165,11 +165,13 @@ def test_time_of_training_comes_from_the_run(text, tmp_path: Path) -> None:
 
 
 def test_time_of_a_clip_and_of_all_parts_of_a_design_counts(text, tmp_path: Path) -> None:
-    facts = {"how": {"batch": 64, "threads": 2}, "pairs": 40, "steps": 10, "seconds": 90.0, "source": "flowers:words"}
+    facts = {"how": {"batch": 64}, "pairs": 40, "steps": 10, "seconds": 90.0, "source": "flowers:words"}
     for name in ("clip", "prior", "base", "upscale"):
         (tmp_path / name).mkdir()
     (tmp_path / "clip" / "model.json").write_text(json.dumps({"training": facts}))
     (tmp_path / "clip" / "report.html").write_text("")
+    assert text.trained(tmp_path / "clip").threads is None
+    (tmp_path / "clip" / "config.toml").write_text("[run]\nthreads = 2\n")
     found = text.trained(tmp_path / "clip")
     assert (found.minutes, found.samples, found.threads, found.data) == (1.5, 400, 2, "flowers:words")
     assert text.parts(tmp_path / "base") == [tmp_path / "base"]
