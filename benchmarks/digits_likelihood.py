@@ -23,7 +23,7 @@ from digits_baselines import fit_autoregressive, fit_mixtures
 from torch import Tensor
 
 import kakusan
-from kakusan import choices, model_folder, runtime
+from kakusan import building, choices, model_folder, runtime
 from kakusan.config import TrainConfig, merge
 from kakusan.data.source import Pictures, open_data, split_held_out
 from kakusan.likelihood import (
@@ -80,7 +80,7 @@ def train(name: str, learn: Pictures, valid: Tensor, *, minutes: float, seed: in
     spec = learn.spec
     levels = Categorical.for_data(spec).levels
     torch.manual_seed(seed)
-    model = choices.build_model(config.model, spec)
+    model = building.build_model(config.model, spec)
     objective = choices.build_objective(config.objective, spec)
     group = Group(
         list(model.parameters()),
@@ -90,7 +90,7 @@ def train(name: str, learn: Pictures, valid: Tensor, *, minutes: float, seed: in
     trainer = Trainer(
         model, [group], Feed(learn, seed=seed, batch=64), steps=10**9, seed=seed, profiles={"ema": EmaProfile(0.08)}
     )
-    twin = choices.build_model(config.model, spec).eval()
+    twin = building.build_model(config.model, spec).eval()
     best, kept, at = math.inf, {}, 0
     began = last = time.monotonic()
     for step in trainer.run():

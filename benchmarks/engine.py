@@ -63,11 +63,11 @@ def configuration(lever: Lever, settings: Mapping[str, Any], seed: int) -> Train
 
 def refusal(lever: Lever, settings: Mapping[str, Any]) -> str | None:
     """Why a lever cannot be measured here, None when it can."""
-    from kakusan import choices, runtime
+    from kakusan import building, runtime
 
     try:
         config = configuration(lever, settings, 0)
-        choices.check(config)
+        building.check(config)
         device = runtime.pick_device(config.run.device)
     except ValueError as error:
         return str(error).split("; known")[0]

@@ -30,7 +30,7 @@ def worker(way: str, double: bool, steps: int, out: Path) -> None:
     """The curve of one run by as many processes as there are; process 0 writes it."""
     import dataclasses
 
-    from kakusan import choices
+    from kakusan import building, choices
     from kakusan.config import TrainConfig, merge
     from kakusan.data.source import open_data
     from kakusan.train.feed import Batch, Feed
@@ -55,7 +55,7 @@ def worker(way: str, double: bool, steps: int, out: Path) -> None:
         pictures = open_data("flowers", num=256, size=16)
         config = merge(TrainConfig(), {"model": {"width": 16, "depth": 1}})
         torch.manual_seed(0)
-        model = choices.build_model(config.model, pictures.spec)
+        model = building.build_model(config.model, pictures.spec)
         model = model.double() if double else model
         shared = parallel(way, world)
         feed = Feed(pictures, seed=0, batch=BATCH, world=world)

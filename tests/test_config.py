@@ -58,10 +58,10 @@ def test_a_record_in_a_checkpoint_is_the_same(config: TrainConfig) -> None:
 
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_every_recipe_is_valid(name: str) -> None:
-    from kakusan import choices
+    from kakusan import building
 
     config = merge(TrainConfig(), RECIPES[name]())
-    choices.check(config)
+    building.check(config)
     assert merge(TrainConfig(), tomllib.loads(to_toml(config))) == config
 
 

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kakusan.choices import build_model, build_objective
+from kakusan.building import build_model
+from kakusan.choices import build_objective
 from kakusan.config import ModelSettings, ObjectiveSettings
 from kakusan.data.spec import DataSpec
 from kakusan.guidance import (

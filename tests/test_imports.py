@@ -50,6 +50,7 @@ RANKS = (
         "train",
         "config",
         "choices",
+        "building",
         "likelihood.choices",
         "distill",
         "metrics",

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kakusan import model_folder
+from kakusan.building import build_model
 from kakusan.choices import (
     ATTENTION,
     BLOCKS,
     DISTANCES,
     SCHEDULES,
     TIMES,
-    build_model,
     build_objective,
     parameterizations,
     weightings,

@@ -53,7 +53,7 @@ class Decoded(Measurement):
         ratio = ratio / self.spec.pixels.sigma_data**2
         decoded = self.spec.decoded(x0)
         fitting = self.pixels.towards(decoded, ratio)
-        both = self.spec.encoded(torch.cat([fitting, decoded]))
+        both = self.spec.made(torch.cat([fitting, decoded]))
         return x0 + (both[: len(x0)] - both[len(x0) :])
 
 
@@ -83,7 +83,7 @@ def decoded(spec: LatentSpec, pixels: Measurement) -> Decoded:
         pixels: one measurement, G = 1.
     """
     operator = pixels.operator
-    first = spec.encoded(operator.pinv(pixels.y))
+    first = spec.made(operator.pinv(pixels.y))
     if not isinstance(operator, Mask) or isinstance(operator, Identity):
         return Decoded(Identity(spec.shape), first, pixels.noise_std, pixels=pixels, spec=spec)
     seen = (operator.seen(pixels.y) > 0.0).expand(operator.shape)
@@ -92,7 +92,7 @@ def decoded(spec: LatentSpec, pixels: Measurement) -> Decoded:
     y = pixels.y
     noise = normal([0], Stream.MEASUREMENT, shape=operator.shape).to(y)
     fills = [continued(y, seen), torch.full_like(y, -1.0), torch.ones_like(y), noise.clamp(-1.0, 1.0)]
-    codes = spec.encoded(torch.cat([torch.where(seen, y, fill) for fill in fills]))
+    codes = spec.made(torch.cat([torch.where(seen, y, fill) for fill in fills]))
     moved = (codes.amax(0) - codes.amin(0)).square().mean(0, keepdim=True).sqrt()
     known = owned & (moved < STEADY)
     if not bool(known.any()):

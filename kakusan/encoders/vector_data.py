@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from kakusan.data.derived import DerivedPictures, DerivedSpec
 from kakusan.data.source import Pictures
 from kakusan.data.spec import DataSpec
 from kakusan.encoders.clip import Clip
@@ -23,7 +23,7 @@ _AT_ONCE = 256
 
 @register
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VectorSpec(DataSpec):
+class VectorSpec(DerivedSpec):
     """What CLIP vectors of pictures are: standardised directions (B, D, 1), and the way to them from stored pictures.
 
     Each feature has mean square 1 on the pictures of the CLIP (`kakusan.encoders.vectors.standardised`). There is no
@@ -36,10 +36,11 @@ class VectorSpec(DataSpec):
         identity: of the CLIP's folder.
     """
 
-    pixels: DataSpec
     clip: Clip
     clip_size: tuple[int, ...]
     identity: str = ""
+    noun = "CLIP vectors"
+    damaged = "this CLIP is damaged, train another"
 
     @classmethod
     def of(cls, pixels: DataSpec, stored: StoredClip) -> VectorSpec:
@@ -48,44 +49,20 @@ class VectorSpec(DataSpec):
         Raises:
             ValueError: pictures that are changed while training goes on.
         """
-        if pixels.augment:
-            raise ValueError("vectors are made once, so pictures cannot be changed at random: leave augment at 0")
-        width = stored.clip.vector_width
-        return cls(
-            channels=width,
-            size=(1,),
-            mean=(0.0,) * width,
-            std=(1.0,) * width,
-            mode="",
-            bits=pixels.bits,
-            classes=pixels.classes,
-            pixels=pixels,
-            clip=stored.clip,
-            clip_size=stored.data.size,
-            identity=stored.model_hash,
-        )
-
-    @property
-    def pictured(self) -> DataSpec:
-        return self.pixels
+        more = {"clip": stored.clip, "clip_size": stored.data.size, "identity": stored.model_hash}
+        return cls._of(pixels, (stored.clip.vector_width, 1), **more)
 
     def networks(self) -> Mapping[str, nn.Module]:
         return {"clip": self.clip}
 
-    def to_model(self, stored: Tensor) -> Tensor:
-        """Stored pictures (B, C, H, W) -> vectors (B, D, 1); vectors stay as they are."""
-        if stored.is_floating_point():
-            return stored.to(torch.float32)
-        x = fitted(self.clip, self.pixels.to_model(stored), self.clip_size)
-        return standardised(self.clip, self.clip.embed_images(x)).unsqueeze(2).to(stored.device)
+    def made(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1] -> standardised vectors (B, D, 1)."""
+        vectors = self.clip.embed_images(fitted(self.clip, x, self.clip_size))
+        return standardised(self.clip, vectors).unsqueeze(2).to(x.device)
 
     def directions(self, x: Tensor) -> Tensor:
         """Vectors (B, D, 1) -> directions (B, D), of length 1."""
         return directed(self.clip, x[..., 0].to(self.clip.image_mean))
-
-    def snap(self, x: Tensor) -> Tensor:
-        """Vectors have no nearest ones that can be stored: unchanged."""
-        return x
 
     def to_stored(self, x: Tensor) -> Tensor:
         raise ValueError("this model draws CLIP vectors, not pictures: use it with kakusan generate DECODER --prior")
@@ -93,32 +70,13 @@ class VectorSpec(DataSpec):
     def to_pil(self, x: Tensor) -> list[Image.Image]:
         raise ValueError("this model draws CLIP vectors, not pictures: use it with kakusan generate DECODER --prior")
 
-    def check(self, stored: Tensor) -> None:
-        """Refuse a batch that is neither vectors nor stored pictures of this spec.
 
-        Raises:
-            ValueError: saying what it is.
-        """
-        if not stored.is_floating_point():
-            self.pixels.check(stored)
-            return
-        self._check_shape(stored)
-        if not bool(stored.isfinite().all()):
-            raise ValueError("CLIP vectors that are not finite; this CLIP is damaged, train another")
-
-
-class VectorPictures:
-    """The CLIP vectors of a data set, in its place; made at once and held in memory.
-
-    `pixels` is the data set itself. Labels, captions and names are its own.
-    """
+class VectorPictures(DerivedPictures):
+    """The CLIP vectors of a data set, in its place; made at once and held in memory."""
 
     def __init__(self, pictures: Pictures, stored: StoredClip, *, say: Callable[[str], None] | None = None) -> None:
-        self.pixels, self.spec = pictures, VectorSpec.of(pictures.spec, stored)
-        self.labels, self.captions, self.texts = pictures.labels, pictures.captions, pictures.texts
-        self.notes = tuple(pictures.notes)
-        said = f"vectors {pictures.fingerprint} {stored.model_hash}"
-        self.fingerprint = hashlib.sha256(said.encode()).hexdigest()
+        super().__init__(pictures, "vectors", stored.model_hash)
+        self.spec = VectorSpec.of(pictures.spec, stored)
         if say is not None:
             say(f"a CLIP vector of each of {len(pictures)} pictures")
             if pictures.spec.flip:
@@ -128,17 +86,6 @@ class VectorPictures:
         self._vectors = torch.cat([self.spec.to_model(part) for part in parts])
         self.spec.check(self._vectors)
 
-    def __len__(self) -> int:
-        return len(self.pixels)
-
     def read(self, indices: Sequence[int] | np.ndarray) -> Tensor:
         """Vectors (n, D, 1) float32."""
         return self._vectors[torch.as_tensor(np.asarray(indices), dtype=torch.int64)]
-
-    def name(self, index: int) -> str:
-        """What to call one picture in messages."""
-        return self.pixels.name(index)
-
-    def digest(self, index: int) -> str:
-        """Hash of one picture's content."""
-        return self.pixels.digest(index)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from kakusan import choices, rivals, runtime
+from kakusan import building, rivals, runtime
 from kakusan.config import DataSettings, TrainConfig, merge
 from kakusan.data.source import Pictures
 from kakusan.model_folder import FACTS
@@ -164,7 +164,7 @@ class Diffusion:
         """One pass of the network, as often as there are steps."""
         spec, device = training.spec, runtime.pick_device(settings.device)
         with seeded(0):
-            model = choices.build_model(diffusion_config(settings, spec.size, 0).model, spec).to(device).eval()
+            model = building.build_model(diffusion_config(settings, spec.size, 0).model, spec).to(device).eval()
         x, t = torch.zeros(PROBED, *spec.shape, device=device), torch.full((PROBED,), 0.5, device=device)
         with torch.no_grad():
             labels = torch.zeros(PROBED, dtype=torch.int64, device=device)

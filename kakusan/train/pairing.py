@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from kakusan import choices
+from kakusan import building
 from kakusan.choices import build_pair
 from kakusan.config import TrainConfig
 from kakusan.data.source import Pictures
@@ -98,11 +98,11 @@ class Pairing:
         paired, coupling = (self.pair, self.noise), config.objective.coupling
         if self.captions is not None:
             reader, frozen = reader_for(config.text, self.captions[0], like=like)
-            return choices.build_model(
+            return building.build_model(
                 config.model, spec, coupling=coupling, paired=paired, reader=reader, frozen=frozen
             )
         if config.model.control is None:
-            return choices.build_model(config.model, spec, coupling=coupling, paired=paired)
+            return building.build_model(config.model, spec, coupling=coupling, paired=paired)
         if self.pair is None or self.noise:
             raise ValueError("a control branch follows a picture without noise: set pair, and leave pair_noise out")
         return control_model(config.model.control, self.pair, spec, dropout=config.model.condition_dropout)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from kakusan import choices, runtime
+from kakusan import building, choices, runtime
 from kakusan.config import TrainConfig, to_toml
 from kakusan.files import write_text
 from kakusan.model_folder import CorruptModel, ModelFacts, read_facts
@@ -66,7 +66,7 @@ class TrainingRun:
         say: Callable[[str], None] = print,
         on_step: Callable[[TrainStep, TrainingRun], None] | None = None,
     ) -> None:
-        choices.check(config)
+        building.check(config)
         self.world = join(config.run.device)
         if not self.world.main:
             say, on_step = hush, None

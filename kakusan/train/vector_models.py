@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kakusan import choices
+from kakusan import building
 from kakusan.config import TrainConfig, merge, with_length
 from kakusan.data.spec import DataSpec
 from kakusan.encoders import folder as clip_folder
@@ -80,7 +80,7 @@ def decoder_model(config: TrainConfig, spec: DataSpec) -> Model:
         )
     settings = config.model
     width = 2 * settings.width
-    backbone = choices.build_backbone(settings, spec, condition_width=width)
+    backbone = building.build_backbone(settings, spec, condition_width=width)
     conditioner = ImageVectors(
         clip=stored.clip,
         width=width,
@@ -90,7 +90,7 @@ def decoder_model(config: TrainConfig, spec: DataSpec) -> Model:
         noise=config.vectors.noise,
         identity=stored.model_hash,
     )
-    return Model(choices.build_denoiser(settings, spec, backbone, config.objective.coupling), conditioner)
+    return Model(building.build_denoiser(settings, spec, backbone, config.objective.coupling), conditioner)
 
 
 def prior_model(config: TrainConfig, spec: VectorSpec) -> Model:
@@ -101,11 +101,11 @@ def prior_model(config: TrainConfig, spec: VectorSpec) -> Model:
     settings = config.model
     text = spec.clip.text
     tokens = CrossTokens({TOKENS: text.width})
-    backbone = choices.build_backbone(settings, spec, condition_width=2 * settings.width, tokens=tokens)
+    backbone = building.build_backbone(settings, spec, condition_width=2 * settings.width, tokens=tokens)
     conditioner = TextConditioner(
         encoder=text, width=2 * settings.width, dropout=settings.condition_dropout, frozen=True
     )
-    return Model(choices.build_denoiser(settings, spec, backbone, config.objective.coupling), conditioner)
+    return Model(building.build_denoiser(settings, spec, backbone, config.objective.coupling), conditioner)
 
 
 def clip_of(model: Model, spec: DataSpec) -> tuple[Clip, str]:

@@ -64,12 +64,12 @@ def test_through_an_exact_transform_restoring_latents_is_restoring_pixels(operat
     spec, schedule = turned(), Cosine()
     means = drawn(2, *SHAPE, seed=1)
     among_pixels = GaussianMixture(means, 0.4, schedule=schedule)
-    among_latents = GaussianMixture(spec.encoded(means), 0.4, schedule=schedule)
+    among_latents = GaussianMixture(spec.made(means), 0.4, schedule=schedule)
     pixels = Measurement(operator, operator(means[:1] + 0.4 * drawn(1, *SHAPE, seed=2)), noise)
     start, grid, method = drawn(3, *SHAPE, seed=3), karras(schedule, 12), DiffPIR(fresh=0.0)
     x = sample(among_pixels, method.sampler(pixels), grid, start.shape, x_start=start)
     seen = decoded(spec, pixels)
-    z = sample(among_latents, method.sampler(seen), grid, (3, *LATENT), x_start=spec.encoded(start))
+    z = sample(among_latents, method.sampler(seen), grid, (3, *LATENT), x_start=spec.made(start))
     torch.testing.assert_close(spec.decoded(z), x, rtol=1e-4, atol=1e-4)
 
 
@@ -108,7 +108,7 @@ def test_a_latent_cell_is_known_where_all_its_pixels_are(place: tuple[int, int],
     assert (seen.cells, seen.owned) == (cells, cells)
     known = seen.operator.seen(seen.y)
     assert int(known.sum()) == cells
-    torch.testing.assert_close(seen.y, spec.encoded(x) * known)
+    torch.testing.assert_close(seen.y, spec.made(x) * known)
 
 
 def test_an_encoder_that_looks_further_knows_less_and_only_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def test_an_encoder_that_looks_further_knows_less_and_only_what_stays(monkeypatc
     operator = Mask(known)
     seen = decoded(spec, Measurement(operator, operator(x)))
     assert 0 < seen.cells < seen.owned == 144 - 16
-    other = spec.encoded(torch.where(known, x, drawn(1, 1, 24, 24, seed=8).clamp(-1.0, 1.0)))
+    other = spec.made(torch.where(known, x, drawn(1, 1, 24, 24, seed=8).clamp(-1.0, 1.0)))
     moved = (other - seen.y).square().mean(1).sqrt() * seen.operator.seen(x)[0]
     assert float(moved.max()) < 0.1
     nothing = torch.zeros(1, 24, 24, dtype=torch.bool)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kakusan.choices import build_model, build_objective
+from kakusan.building import build_model
+from kakusan.choices import build_objective
 from kakusan.conditioning import Condition
 from kakusan.config import ModelSettings, ObjectiveSettings
 from kakusan.data.spec import DataSpec

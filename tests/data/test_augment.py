@@ -9,7 +9,7 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from kakusan.choices import build_model
+from kakusan.building import build_model
 from kakusan.conditioning import Condition
 from kakusan.config import ModelSettings
 from kakusan.data.augment import LABELS, Augmentation, Transformations, transform

@@ -8,7 +8,7 @@ import pytest
 import torch
 from token_networks import randn, token_sets
 
-from kakusan.choices import build_backbone
+from kakusan.building import build_backbone
 from kakusan.conditioning import Condition, TokenSet
 from kakusan.config import ModelSettings
 from kakusan.data.spec import DataSpec

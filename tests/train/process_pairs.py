@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from small_runs import settings
 
-from kakusan import choices
+from kakusan import building, choices
 from kakusan.config import TrainConfig, merge
 from kakusan.data.source import open_data
 from kakusan.run_folder import read_state
@@ -57,7 +57,7 @@ def curve(case: str, world: World, steps: int = STEPS) -> list[float]:
     config = merge(TrainConfig(), {"model": {"width": 8, "depth": 1}, "objective": {"coupling": coupling}})
     torch.manual_seed(0)
     with in_double():
-        model = choices.build_model(config.model, pictures.spec, coupling=coupling).double()
+        model = building.build_model(config.model, pictures.spec, coupling=coupling).double()
         shared = parallel(way, world)
         feed = Feed(pictures, seed=0, batch=BATCH, world=world)
         loss = shared.share(

@@ -8,7 +8,7 @@ import torch
 from small_runs import settings, start
 from torch import nn
 
-from kakusan import choices
+from kakusan import building
 from kakusan.run_folder import RunFolder, read_state
 from kakusan.train.memory import NotEnoughMemory, Portions, out_of_memory
 from kakusan.train.metrics_log import read_records
@@ -26,7 +26,7 @@ def limit(monkeypatch: pytest.MonkeyPatch, most: int, *, after: int = 0, only: b
     `only` limits the fault to passes with gradients (True) or without (False).
     """
     passes: list[int] = []
-    build = choices.build_model
+    build = building.build_model
 
     def check(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         count = len(arguments[0])
@@ -39,7 +39,7 @@ def limit(monkeypatch: pytest.MonkeyPatch, most: int, *, after: int = 0, only: b
         model.denoiser.backbone.register_forward_pre_hook(check)
         return model
 
-    monkeypatch.setattr(choices, "build_model", limited)
+    monkeypatch.setattr(building, "build_model", limited)
     return passes
 
 
