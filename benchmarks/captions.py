@@ -4,11 +4,12 @@
     python benchmarks/captions.py emoji --source DATA/emoji --minutes 30 --write
     python benchmarks/captions.py flowers --source DATA/flowers102 --run RUN --write
 
-Without `--run` a model of texts is trained first, on the pictures that `benchmarks/clip.py` does not hold out: of the
-flowers those whose captions are known to be theirs are held out, of the emoji every tenth name. One picture is drawn
-for each of `--num` held-out captions, and a CLIP trained here, on the same training pictures but never shown to the
-model, says which of a hundred captions each picture was drawn for (R-precision). Everything is kept in `--out`, which
-must not lie in the project: the data are not ours. On the page are figures, and samples of our own prompts.
+Without `--run` a CLIP and then a model of texts that reads with it are trained first, on the pictures that
+`benchmarks/clip.py` does not hold out: of the flowers those whose captions are known to be theirs are held out, of the
+emoji every tenth name. One picture is drawn for each of `--num` held-out captions, and another CLIP trained here, on
+the same training pictures but never shown to the model, says which of a hundred captions each picture was drawn for
+(R-precision). Everything is kept in `--out`, which must not lie in the project: the data are not ours. On the page are
+figures, and samples of our own prompts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from captions_page import PROMPTS, Found, Reading, page
 from PIL import Image
 from torch import Tensor
 
-from kakusan.config import TrainConfig, merge, read_toml
+from kakusan.config import DataSettings, TrainConfig, merge, read_toml
 from kakusan.data.source import Pictures, subset
 from kakusan.encoders import folder as clip_folder
 from kakusan.encoders.clip import Clip
@@ -42,10 +43,12 @@ from kakusan.nn.count import parameters
 from kakusan.pipeline import Pipeline, load
 from kakusan.report.prompts import prompt_sheet
 from kakusan.runtime import pick_device
+from kakusan.train.autoencoder import AutoencoderRun, AutoencoderTraining
 from kakusan.train.clip import Captioned, ClipTraining, train_clip
 from kakusan.train.clip_model import ClipSizes
 from kakusan.train.metrics_log import read_records
 from kakusan.train.run import TrainingRun
+from kakusan.train.sources import open_parts
 
 # In the benchmark of CLIP "flowers" are the embedded ones.
 SETS = {"flowers": clip_benchmark.real, "emoji": clip_benchmark.emoji}
@@ -138,23 +141,33 @@ class Bench:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def reader(bench: Bench) -> Clip:
-    """The CLIP that judges: trained on the training pictures alone, and measured on a part of them."""
+def trained_clip(bench: Bench, name: str, *, seed: int, minutes: float) -> Path:
+    """A CLIP trained on the training pictures alone, and measured on a part of them."""
     options = bench.options
-    path = bench.place / f"reader-{options.size}-{options.tower}-{options.reader_minutes:g}-minutes"
-    device = pick_device(options.device)
+    path = bench.place / f"{name}-{options.size}-{options.tower}-{minutes:g}-minutes"
     if path.is_dir():
-        return clip_folder.load(path).clip.to(device)
+        return path
     training = bench.pictures[0]
-    apart = list(range(0, len(training), 20))
+    apart = list(range(seed, len(training), 20))
     rest = sorted(set(range(len(training))) - set(apart))
     pairs, others = Captioned.of(subset(training, rest)), Captioned.of(subset(training, apart))
-    network = ClipSizes(tower=options.tower).build(training.spec, pairs.texts, seed=1).to(device)
-    batch = min(128, len(pairs))
-    trained = train_clip(network, pairs, others, how=ClipTraining(minutes=options.reader_minutes, batch=batch, seed=1))
+    network = ClipSizes(tower=options.tower).build(training.spec, pairs.texts, seed=seed)
+    how = ClipTraining(minutes=minutes, batch=min(128, len(pairs)), agree=1.0, seed=seed)
+    trained = train_clip(network.to(pick_device(options.device)), pairs, others, how=how, say=_indented)
     path.mkdir(parents=True)
     clip_folder.save(path, trained.clip, training.spec, trained.record())
-    return trained.clip
+    return path
+
+
+def words(bench: Bench) -> Path:
+    """The CLIP that reads texts for the model."""
+    return trained_clip(bench, "words", seed=2, minutes=bench.options.clip_minutes)
+
+
+def reader(bench: Bench) -> Clip:
+    """The CLIP that judges; the model never sees it."""
+    path = trained_clip(bench, "reader", seed=1, minutes=bench.options.reader_minutes)
+    return clip_folder.load(path).clip.to(pick_device(bench.options.device))
 
 
 def write_training(bench: Bench) -> Path:
@@ -174,20 +187,52 @@ def write_training(bench: Bench) -> Path:
     return place
 
 
+def autoencoder(bench: Bench) -> Path | None:
+    """Of the latents that the model draws; None for a model of pixels."""
+    minutes = bench.options.autoencoder_minutes
+    if minutes == 0:
+        return None
+    path = bench.place / f"autoencoder-{bench.options.size}-{minutes:g}-minutes"
+
+    def train() -> dict[str, float]:
+        training, held_out = open_parts(data_of(bench), seed=0)
+        how = AutoencoderTraining(factor=4, minutes=minutes, measurements=1)
+        run = AutoencoderRun(how, training, held_out, path, threads=bench.options.threads, say=_indented)
+        health = run.run()
+        if run.stop is not None:
+            raise SystemExit(f"stopped by {run.stop}; the same command goes on")
+        return {"steps": float(run.trainer.step), "psnr": health.psnr}
+
+    # One that is opened again is stored again, under another hash, and would leave its model without its data.
+    bench.known(path.name, train)
+    return path
+
+
+def data_of(bench: Bench, autoencoder: Path | None = None) -> DataSettings:
+    """The training pictures, as pixels or as latents."""
+    given = bench.options
+    return DataSettings(
+        source=str(write_training(bench)),
+        size=given.size,
+        held_out=0.03,
+        flip=given.set == "flowers",
+        autoencoder=None if autoencoder is None else str(autoencoder),
+    )
+
+
 def settings(bench: Bench) -> TrainConfig:
     """Of the model of texts that is trained when none is given."""
-    options = bench.options
-    model = {"width": 64, "multipliers": [1, 2, 2], "depth": 1, "patch": 2}
+    options, coder = bench.options, autoencoder(bench)
+    model = {"multipliers": [1, 2, 2], "depth": 1, "patch": 1 if coder else 2, "attention_levels": []}
     given: dict[str, Any] = {
         "model": {**model, "width": options.width},
-        "text": {"encoder": "own"},
-        "optim": {"optimizer": "muon", "rate": 6e-3, "warmup": 100, "decay": 0.5},
+        "text": {"encoder": str(words(bench))},
+        "objective": {"times": "logit-normal"},
+        "optim": {"optimizer": "muon", "rate": 1e-2, "warmup": 80, "decay": 0.5},
         "run": {"minutes": options.minutes, "batch": 32, "threads": options.threads, "device": options.device,
                 "previews": 1, "measurements": 6, "checkpoints": 4, "spaced": 1, "snapshots": 0, "watch": 0},
-        "data": {"source": str(write_training(bench)), "size": options.size, "held_out": 0.03,
-                 "flip": options.set == "flowers"},
     }  # fmt: skip
-    config = merge(TrainConfig(), given)
+    config = replace(merge(TrainConfig(), given), data=data_of(bench, coder))
     return config if options.config is None else merge(config, read_toml(options.config), str(options.config))
 
 
@@ -195,7 +240,7 @@ def model_of(bench: Bench) -> Path:
     """The run to draw from: the one that is given, or one that is trained here."""
     if bench.options.run is not None:
         return Path(bench.options.run)
-    out = bench.place / f"model-{bench.options.minutes:g}-minutes"
+    out = bench.place / f"model-{bench.options.minutes:g}-minutes-{bench.options.width}"
     run = TrainingRun(settings(bench), out, say=_indented)
     if run.trainer.step == 0:
         _indented(run.estimate().text(run.config.run.batch))
@@ -214,7 +259,12 @@ def trained_on(bench: Bench, run: Path) -> tuple[str, bool]:
     source = Path(str(config.get("data", {}).get("source", "?")))
     sure = source.resolve() == (bench.place / f"training-{bench.options.size}").resolve()
     count = max((r["samples"] for r in rows), default=0)
-    return f"{minutes:.1f} minutes, {len(rows)} steps, {count:,} pictures seen with repetitions", sure
+    told = ""
+    if not bench.options.run:
+        told = f", after {bench.options.clip_minutes:g} minutes of the CLIP that reads for it"
+        coder = bench.options.autoencoder_minutes
+        told += f" and {coder:g} of the autoencoder (factor 4) of its latents" if coder else ""
+    return f"{minutes:.1f} minutes, {len(rows)} steps, {count:,} pictures seen with repetitions{told}", sure
 
 
 def draw(bench: Bench, pipeline: Pipeline, texts: Sequence[str], *, guidance: float, seed: int = 0) -> PictureSet:
@@ -287,7 +337,7 @@ def run(options: argparse.Namespace) -> tuple[Found, Image.Image]:
         guidance=options.guidance,
         reader=f"{options.tower}, {options.reader_minutes:g} minutes, {size:,} parameters",
         command=f"python benchmarks/captions.py {options.set} --source DATA"
-        + (f" --run {options.run}" if options.run else f" --minutes {options.minutes:g}")
+        + (f" --run {options.run}" if options.run else _lengths(options))
         + (f" --size {options.size}" if options.size != 64 else "")
         + f" --num {options.num} --guidance {options.guidance:g} --write",
         machine=common.machine(torch.get_num_threads()),
@@ -297,6 +347,13 @@ def run(options: argparse.Namespace) -> tuple[Found, Image.Image]:
         some = draw(bench, pipeline, [prompt] * options.columns, guidance=options.guidance, seed=1000 * (i + 1))
         blocks.append((prompt, pipeline.data.pictured.to_pil(some.x())))
     return found, prompt_sheet(blocks, columns=options.columns)
+
+
+def _lengths(options: argparse.Namespace) -> str:
+    """Of the model and what it reads with, as options, where none was given."""
+    more = f" --config {options.config}" if options.config else ""
+    parts = f" --clip-minutes {options.clip_minutes:g} --autoencoder-minutes {options.autoencoder_minutes:g}"
+    return f" --minutes {options.minutes:g}{parts} --width {options.width}{more}"
 
 
 def _indented(line: str) -> None:
@@ -311,7 +368,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, help="a model of texts; else one is trained")
     parser.add_argument("--minutes", type=float, default=60.0, help="of its training")
     parser.add_argument("--config", type=Path, help="TOML of settings for its training, over those of this file")
-    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--width", type=int, default=48)
+    parser.add_argument("--clip-minutes", type=float, default=10.0, help="of the CLIP that reads texts for the model")
+    parser.add_argument("--autoencoder-minutes", type=float, default=8.0, help="of that of its latents; 0: of pixels")
     parser.add_argument("--reader-minutes", type=float, default=10.0, help="of the CLIP that judges")
     parser.add_argument("--tower", default="conv")
     parser.add_argument("--size", type=int, default=64)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from kakusan.data.flowers_combinations import ATTRIBUTES, SEEN, UNSEEN, sample_plain
 from kakusan.data.flowers_prompts import STYLES, Wanted, evaluation_prompts
-from kakusan.metrics.attributes import SEED, AttributeReader, Rate, Reading, Scores, drawn, load_reader
+from kakusan.metrics.attributes import SEED, SIZE, AttributeReader, Rate, Reading, Scores, drawn, load_reader
 from kakusan.recipes.designs import read_drawing
 from kakusan.report import style
 from kakusan.report.pictures import enlarge
@@ -260,7 +260,7 @@ class Trained:
 
 
 def trained(run: Path) -> Trained:
-    """Read `metrics.jsonl`, `env.json` and `config.toml` of a run, or the facts of a CLIP.
+    """Read `metrics.jsonl`, `env.json` and `config.toml` of a run or of an autoencoder, or the facts of a CLIP.
 
     Raises:
         ValueError: not a run folder, so nothing is known of its training.
@@ -268,19 +268,24 @@ def trained(run: Path) -> Trained:
     if (run / "report.html").is_file() and (run / "model.json").is_file() and not (run / "metrics.jsonl").is_file():
         return trained_clip(run)
     metrics, environment = run / "metrics.jsonl", run / "env.json"
-    if not metrics.is_file() or not environment.is_file():
+    autoencoder = (run / "settings.json").is_file()
+    if not metrics.is_file() or not (environment.is_file() or autoencoder):
         raise ValueError(f"{run} is no run folder: it has no metrics.jsonl and env.json to tell its training time")
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines() if line.strip()]
     # A run that was killed and resumed has some steps twice; the time was spent twice, too.
     steps = [row for row in rows if row.get("kind") == "step"]
-    facts = json.loads(environment.read_text(encoding="utf-8"))
     config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8")) if (run / "config.toml").is_file() else {}
-    device = str(facts.get("device", "?"))
+    if autoencoder:
+        device, threads = "cpu", config.get("run", {}).get("threads")
+    else:
+        facts = json.loads(environment.read_text(encoding="utf-8"))
+        device = str(facts.get("device", "?"))
+        threads = facts.get("runtime", {}).get("threads") if device == "cpu" else None
     return Trained(
         run.name,
         sum(float(row["seconds"]) + float(row.get("wait", 0.0)) for row in steps) / 60.0,
         max((int(row.get("samples", 0)) for row in steps), default=0),
-        facts.get("runtime", {}).get("threads") if device == "cpu" else None,
+        threads,
         device,
         str(config.get("data", {}).get("source", "?")),
     )
@@ -413,7 +418,9 @@ def _reader(groups: Sequence[Group], reader: AttributeReader) -> str:
     rows = [["clean drawings, after training", *(reader.accuracy[n].text() for n in ATTRIBUTES), "–"]]
     for group in groups:
         values = [w.values for w in group.wanted]
-        fresh = drawn([sample_plain(SEED - 1, i, None, **v) for i, v in enumerate(values)])
+        flowers = [sample_plain(SEED - 1, i, None, **v) for i, v in enumerate(values)]
+        # As large as the samples, so that they are made smaller on the same way.
+        fresh = drawn(flowers, group.pictures[0].height if group.pictures else SIZE)
         rows.append([f"drawings of the prompts, {group.name}", *_row(reader.scores(fresh, values))])
         blind = group.scores.cannot_tell
         rows.append([f"samples it cannot tell, {group.name}", *(str(blind[n]) for n in ATTRIBUTES), "–"])

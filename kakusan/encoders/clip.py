@@ -71,17 +71,38 @@ class Clip(nn.Module):
         """The factor on cosines, (), between 1 and 100."""
         return self.log_scale.clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE).exp()
 
-    def batch_loss(self, x: Tensor, ids: Tensor, also: Tensor | None = None) -> Tensor:
+    def batch_loss(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        also: Tensor | None = None,
+        *,
+        second: tuple[Tensor, Tensor | None] | None = None,
+        agree: float = 0.0,
+    ) -> Tensor:
         """The contrastive loss of pictures and their texts, (); equal texts are no negatives of each other.
+
+        With a second text of each picture: the mean of the losses of both, and `agree` times that of the two texts,
+        which tells the text tower apart also what the image tower cannot see yet (pairs of captions as in SimCSE, Gao
+        et al. 2021, arXiv 2104.08821).
 
         Args:
             x: (B, C, H, W).
             ids: (B, L).
             also: (B, B) bool, further texts j that belong to picture i as well, another of its captions say.
+            second: the same two of another text of each picture.
+            agree: weight of the loss between both texts.
         """
-        images, texts = self(x, ids)
-        same = same_texts(ids) if also is None else same_texts(ids) | also.to(ids.device)
-        return self.loss(self.logits(images, texts), same)
+        same = _same(ids, also)
+        if second is None:
+            images, texts = self(x, ids)
+            return self.loss(self.logits(images, texts), same)
+        others, belong = second
+        images = _direction(self.image(x))
+        texts, twins = _direction(self.text(torch.cat([ids, others])).vector).chunk(2)
+        likewise = _same(others, belong)
+        loss = 0.5 * (self.loss(self.logits(images, texts), same) + self.loss(self.logits(images, twins), likewise))
+        return loss + agree * self.loss(self.logits(texts, twins), likewise)
 
     @torch.no_grad()
     def clamp(self) -> None:
@@ -128,6 +149,11 @@ class Clip(nn.Module):
         ridge = RIDGE * spread.diagonal().mean().clamp_min(1e-12)
         eye = torch.eye(len(spread), dtype=spread.dtype, device=spread.device)
         self.across.copy_(torch.linalg.solve(spread + ridge * eye, left.T @ right / len(left)).to(self.across))
+
+
+def _same(ids: Tensor, also: Tensor | None) -> Tensor:
+    """(B, B) bool, True where text j belongs to picture i."""
+    return same_texts(ids) if also is None else same_texts(ids) | also.to(ids.device)
 
 
 def _direction(x: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ from kakusan.nn.shapes import pad
 from kakusan.nn.transformer import EPS, Transformer
 from kakusan.specs import register
 
+REGIONS = 4
+"""A side, of a tower that is made for a size."""
+
 
 class ImageTower(nn.Module):
     """Maker of picture features; base class.
@@ -58,7 +61,9 @@ class _Residual(nn.Module):
 
 @register
 class ConvolutionalTower(ImageTower):
-    """Residual convolutions at falling resolution, then the mean over places, through a matrix.
+    """Residual convolutions at falling resolution, then the means of a few regions, through a matrix.
+
+    A single mean cannot say where something is, and little about shape; the regions keep that apart.
 
     Args:
         channels: of a picture.
@@ -67,6 +72,7 @@ class ConvolutionalTower(ImageTower):
         multipliers: of `width`, one for each resolution.
         depth: blocks at each resolution.
         patch: side of the patches that the first convolution sees as channels.
+        regions: a side; 1 is one mean over all places.
 
     Raises:
         ValueError: sizes below 1.
@@ -81,10 +87,11 @@ class ConvolutionalTower(ImageTower):
         multipliers: Sequence[int] = (1, 2, 4),
         depth: int = 1,
         patch: int = 2,
+        regions: int = 1,
     ) -> None:
         super().__init__()
-        if min(channels, vector_width, width, depth, patch, len(multipliers), *multipliers) < 1:
-            raise ValueError("channels, widths, multipliers, depth and patch of an image tower are at least 1")
+        if min(channels, vector_width, width, depth, patch, regions, len(multipliers), *multipliers) < 1:
+            raise ValueError("channels, widths, multipliers, depth, patch and regions of an image tower are at least 1")
         self.channels, self.vector_width = channels, vector_width
         self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
         current = width * multipliers[0]
@@ -99,11 +106,14 @@ class ConvolutionalTower(ImageTower):
         self.levels = nn.ModuleList(levels)
         self.downsample = Downsample(2)
         self.norm = GroupNorm(current)
-        self.head = nn.Linear(current, vector_width, bias=False)
+        self.regions = regions
+        self.head = nn.Linear(current * regions**2, vector_width, bias=False)
 
     @classmethod
     def for_size(cls, channels: int, size: Sequence[int], *, width: int, depth: int, vector_width: int) -> ImageTower:
-        """The tower for pictures of `size` (H, W): patches of 2 from 16 pixels a side, lowest resolution about 4."""
+        """The tower for pictures of `size` (H, W): patches of 2 from 16 pixels a side, lowest resolution about 4, and
+        every place of it a region.
+        """
         patch = 2 if min(size) >= 16 else 1
         count = min(5, max(1, 1 + round(math.log2(min(size) / patch / 4))))
         multipliers = (1, 2, 4, 4, 4)[:count]
@@ -114,6 +124,7 @@ class ConvolutionalTower(ImageTower):
             multipliers=multipliers,
             depth=depth,
             patch=patch,
+            regions=REGIONS,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +132,8 @@ class ConvolutionalTower(ImageTower):
         h = self.stem(to_patches(pad(x, self.factor), self.patch))
         for level, stage in enumerate(self.levels):
             h = stage(self.downsample(h) if level else h)
-        out: Tensor = self.head(F.silu(self.norm(h)).flatten(2).mean(2))
+        seen = F.adaptive_avg_pool2d(F.silu(self.norm(h)), self.regions)
+        out: Tensor = self.head(seen.flatten(1))
         return out
 
 

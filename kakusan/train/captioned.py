@@ -54,6 +54,23 @@ class Captioned:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def several(self) -> bool:
+        """Whether some picture has more than one text."""
+        return any(len(texts) > 1 for texts in self.texts)
+
+    def pick_two(self, rows: Tensor, dice: Tensor) -> tuple[list[str], list[str]]:
+        """Two texts of each of the pictures at `rows` (n,), by `dice` (n, 2) in (0, 1); different ones where there are
+        two.
+        """
+        first, second = [], []
+        for row, (one, other) in zip(rows.tolist(), dice.tolist(), strict=True):
+            texts = self.texts[row]
+            place = int(one * len(texts))
+            first.append(texts[place])
+            second.append(texts[(place + 1 + int(other * (len(texts) - 1))) % len(texts)])
+        return first, second
+
     def pick(self, rows: Tensor, dice: Tensor) -> list[str]:
         """One text of each of the pictures at `rows` (n,), by `dice` (n,) in (0, 1)."""
         chosen = zip(rows.tolist(), dice.tolist(), strict=True)

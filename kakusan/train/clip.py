@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kakusan.data.augment import Transformations, transform
 from kakusan.encoders.clip import Clip
 from kakusan.noise import Stream, uniform
+from kakusan.specs import suggestion
 from kakusan.train.captioned import Captioned, all_pairs, embed, order, shared, some_embedded, spaced
 from kakusan.train.ema import Ema, EmaProfile
 from kakusan.train.keeping import under
+from kakusan.train.optim import OptimSettings
 
 __all__ = [
     "Captioned",
@@ -34,8 +36,10 @@ __all__ = [
 
 MEASUREMENTS = 8
 AVERAGED, AVERAGE = "average", 0.06
-SCALAR_HASTE = 10.0
-"""Scale and bias learn so many times as fast: a short run would leave them where they began."""
+RATES = {"muon": 1e-2, "adamw": 1e-3}
+"""Learning rate by optimizer, where none is given."""
+SCALAR_RATE = 1e-2
+"""Of scale and bias: as slow as AdamW is on matrices, a short run would leave them where they began."""
 BAD_STEPS = 8
 """So many steps in a row may be passed over for numbers that are not finite."""
 _WATCHED = 512
@@ -50,8 +54,12 @@ class ClipTraining:
         minutes: of the wall clock; ignored when `steps` is given.
         steps: of the optimizer; the same steps give the same weights on one machine.
         batch: pairs in a step; each picture has so many texts less one to be told from.
-        rate: largest learning rate (AdamW); it rises over a twentieth of the training and falls to zero.
+        optimizer: muon (for matrices and kernels; AdamW for the rest) or adamw.
+        rate: largest learning rate, 0.01 of muon and 0.001 of adamw when not given; it rises over a twentieth of the
+            training and falls to zero.
         decay: of the weights.
+        agree: weight of the texts of a picture agreeing with each other, where some picture has several; each step then
+            reads two of every picture. 0 reads one.
         augment: how far pictures are moved, turned and scaled, as a fraction (0.08: a shift of up to 8 % of a side).
         seed: of weights, order, choice of captions and augmentation.
     """
@@ -59,8 +67,10 @@ class ClipTraining:
     minutes: float = 5.0
     steps: int | None = None
     batch: int = 128
-    rate: float = 1e-3
+    optimizer: str = "muon"
+    rate: float | None = None
     decay: float = 0.1
+    agree: float = 1.0
     augment: float = 0.08
     seed: int = 0
 
@@ -69,11 +79,24 @@ class ClipTraining:
             raise ValueError(f"minutes are positive and steps at least 1, got {self.minutes} and {self.steps}")
         if self.batch < 2:
             raise ValueError(f"a batch needs at least 2 pairs, so that there is something to tell apart; {self.batch}")
-        if not 0.0 < self.rate < math.inf or not 0.0 <= self.decay < math.inf or not 0.0 <= self.augment < 0.5:
+        if self.optimizer not in RATES:
+            near = suggestion(self.optimizer, list(RATES))
+            raise ValueError(f"no optimizer {self.optimizer!r}{near}; there are {', '.join(RATES)}")
+        if self.rate is None:
+            object.__setattr__(self, "rate", RATES[self.optimizer])
+        if not 0.0 < self.highest < math.inf or not 0.0 <= self.decay < math.inf or not 0.0 <= self.augment < 0.5:
             raise ValueError(
                 f"the rate is positive, decay not negative, augment in [0, 0.5); got {self.rate}, {self.decay} and "
                 f"{self.augment}"
             )
+        if not 0.0 <= self.agree < math.inf:
+            raise ValueError(f"the weight of texts agreeing is not negative, got {self.agree}")
+
+    @property
+    def highest(self) -> float:
+        """The largest learning rate."""
+        assert self.rate is not None
+        return self.rate
 
 
 @dataclass(frozen=True)
@@ -168,12 +191,7 @@ class ClipRun:
         apart = held_out is not None and len(held_out) >= 2
         self._measured = held_out if apart and held_out is not None else training
         self.measured_on = "held-out" if apart else "training"
-        groups = [
-            {"params": [p for p in clip.parameters() if p.dim() >= 2], "weight_decay": how.decay},
-            {"params": [p for p in clip.parameters() if p.dim() == 1], "weight_decay": 0.0},
-            {"params": [clip.log_scale, clip.bias], "weight_decay": 0.0, "haste": SCALAR_HASTE},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=how.rate, betas=(0.9, 0.98))
+        self.optimizers = _optimizers(clip, how)
         self.ema = Ema(clip, {AVERAGED: EmaProfile(AVERAGE)})
         self.step, self.seconds, self.skipped = 0, 0.0, 0
         self._marks, self._bad = 1, 0
@@ -210,26 +228,29 @@ class ClipRun:
                 return False
         return True
 
-    def _take(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    def _take(self, batch: _Batch) -> None:
         """One step of the optimizer."""
         clip, how, done = self.clip, self.how, self.done
-        for group in self.optimizer.param_groups:
-            group["lr"] = group.get("haste", 1.0) * how.rate * min(1.0, done / 0.05 + 0.01) * (1.0 - done)
+        pace = min(1.0, done / 0.05 + 0.01) * (1.0 - done)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["highest"] * pace
+            optimizer.zero_grad(set_to_none=True)
         clip.train()
-        loss = clip.batch_loss(*batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        loss = clip.batch_loss(batch.x, batch.ids, batch.also, second=batch.second, agree=how.agree)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
         if bool(torch.isfinite(loss.detach()) & norm.isfinite()):
             self._bad = 0
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             clip.clamp()
             self.ema.update()
         else:
             self._bad, self.skipped = self._bad + 1, self.skipped + 1
             if self._bad > BAD_STEPS:
                 first = self.step - BAD_STEPS
-                raise ValueError(f"the loss is not finite since step {first}; try a rate below {how.rate}")
+                raise ValueError(f"the loss is not finite since step {first}; try a rate below {how.highest}")
         self.history.append({"step": float(self.step), "loss": float(loss.detach())})
         self.step += 1
 
@@ -256,8 +277,9 @@ class ClipRun:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything but weights and averages that going on needs: tensors, and plain numbers."""
         tensors = {
-            f"optimizer/{index}/{key}": value
-            for index, values in self.optimizer.state_dict()["state"].items()
+            f"optimizer/{which}/{index}/{key}": value
+            for which, optimizer in enumerate(self.optimizers)
+            for index, values in optimizer.state_dict()["state"].items()
             for key, value in values.items()
         }
         tensors |= {f"best/{name}": value for name, value in self._best[2].items()}
@@ -277,11 +299,12 @@ class ClipRun:
         self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], averages: Mapping[str, Mapping[str, Tensor]]
     ) -> None:
         """Go on from `state()` and saved averages; the weights are loaded by the caller."""
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in under(tensors, "optimizer/").items():
-            index, key = name.split("/")
-            state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        for which, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in under(tensors, f"optimizer/{which}/").items():
+                index, key = name.split("/")
+                state.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         self.ema.load(averages, int(facts["updates"]))
         self.step, self.seconds, self.skipped = int(facts["step"]), float(facts["seconds"]), int(facts["skipped"])
         self._marks, self._bad = int(facts["marks"]), int(facts["bad"])
@@ -306,13 +329,44 @@ def held_out_loss(clip: Clip, pairs: Captioned, *, group: int = _GROUP, most: in
     return lost / sum(map(len, parts))
 
 
-def _batch(clip: Clip, pairs: Captioned, step: int, batch: int, how: ClipTraining) -> tuple[Tensor, Tensor, Tensor]:
+def _optimizers(clip: Clip, how: ClipTraining) -> list[torch.optim.Optimizer]:
+    """Of the towers, and of scale and bias apart; every group knows its largest rate."""
+    tables = {id(m.weight) for m in clip.modules() if isinstance(m, nn.Embedding)}
+    towers = [*clip.image.parameters(), *clip.text.parameters()]
+    settings = OptimSettings(optimizer=how.optimizer, rate=how.highest, beta2=0.98, weight_decay=how.decay)
+    scalars = torch.optim.AdamW([clip.log_scale, clip.bias], SCALAR_RATE, (0.9, 0.98), weight_decay=0.0)
+    found = [*settings.build(towers, tables), scalars]
+    for optimizer in found:
+        for group in optimizer.param_groups:
+            group["highest"] = group["lr"]
+    return found
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Pictures (B, C, H, W), tokens (B, L) of one text of each, which texts belong to which pictures too (B, B); and
+    the latter two of another text of each, where training reads two.
+    """
+
+    x: Tensor
+    ids: Tensor
+    also: Tensor
+    second: tuple[Tensor, Tensor] | None
+
+
+def _batch(clip: Clip, pairs: Captioned, step: int, batch: int, how: ClipTraining) -> _Batch:
     numbers = torch.arange(step * batch, (step + 1) * batch)
     rows = order(numbers, len(pairs), how.seed)
     seeds = torch.full((batch,), how.seed)
-    texts = pairs.pick(rows, uniform(seeds, Stream.CAPTION, numbers))
     x = _moved(pairs.read(rows).to(clip.device), pairs.flip, uniform(seeds, Stream.AUGMENT, numbers, shape=(5,)), how)
-    return x, clip.text.tokens(texts).to(clip.device), shared(pairs, rows, texts)
+
+    def told(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return clip.text.tokens(texts).to(clip.device), shared(pairs, rows, texts)
+
+    if how.agree == 0.0 or not pairs.several:
+        return _Batch(x, *told(pairs.pick(rows, uniform(seeds, Stream.CAPTION, numbers))), None)
+    first, second = pairs.pick_two(rows, uniform(seeds, Stream.CAPTION, numbers, shape=(2,)))
+    return _Batch(x, *told(first), told(second))
 
 
 def _moved(x: Tensor, flip: bool, dice: Tensor, how: ClipTraining) -> Tensor:

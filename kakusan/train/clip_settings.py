@@ -46,8 +46,10 @@ class ClipRunSettings:
         minutes: how long to train; 5 when no steps are given either.
         steps: of the optimizer, in place of minutes: the same steps give the same weights.
         batch: pairs in a step.
-        rate: largest learning rate.
+        optimizer: muon (for matrices and kernels, with AdamW for the rest) or adamw.
+        rate: largest learning rate; found from the optimizer when not given.
         decay: of the weights.
+        agree: weight of the texts of a picture agreeing with each other, where there are several; 0 leaves that out.
         augment: how far pictures are moved, turned and scaled in training, as a fraction.
         seed: of weights, order and augmentation.
         threads: of the CPU; chosen when not given.
@@ -57,8 +59,10 @@ class ClipRunSettings:
     minutes: MaybeFloat = None
     steps: MaybeInt = None
     batch: int = 128
-    rate: float = 1e-3
+    optimizer: str = "muon"
+    rate: MaybeFloat = None
     decay: float = 0.1
+    agree: float = 1.0
     augment: float = 0.08
     seed: int = 0
     threads: MaybeInt = None

@@ -162,6 +162,12 @@ def test_time_of_training_comes_from_the_run(text, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[data]\nsource = "flowers:words"\n')
     found = text.trained(tmp_path)
     assert (found.minutes, found.samples, found.threads, found.data) == (pytest.approx(1.8), 96, 2, "flowers:words")
+    # An autoencoder keeps its settings in place of its surroundings.
+    (tmp_path / "env.json").rename(tmp_path / "settings.json")
+    assert text.trained(tmp_path).threads is None
+    (tmp_path / "config.toml").write_text('[data]\nsource = "flowers:words"\n[run]\nthreads = 1\n')
+    found = text.trained(tmp_path)
+    assert (found.minutes, found.samples, found.threads, found.data) == (pytest.approx(1.8), 96, 1, "flowers:words")
 
 
 def test_time_of_a_clip_and_of_all_parts_of_a_design_counts(text, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
+import dataclasses
 import itertools
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -47,14 +49,18 @@ def built(pictures: ArrayPictures, **sizes: object) -> Clip:
     return ClipSizes(**{**vars(SIZES), **sizes}).build(pictures.spec, pictures.texts, seed=0)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("tower", "steps"), [("conv", 50), ("vit", 110)])
-def test_a_toy_is_learned_whole_in_both_languages(tower: str, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("tower", "optimizer", "steps", "agree"),
+    [("conv", "muon", 50, 0.0), ("conv", "muon", 40, 1.0), ("vit", "adamw", 110, 0.0)],
+)
+def test_a_toy_is_learned_whole_in_both_languages(tower: str, optimizer: str, steps: int, agree: float) -> None:
     pictures, apart = squares(128, 1), squares(64, 2)
     clip = built(pictures)
     if tower == "vit":
         clip.image = VisionTransformer(channels=3, vector_width=16, width=16, depth=1, heads=1, patch=4)
     pairs, held_out = Captioned.of(pictures), Captioned.of(apart)
-    how = ClipTraining(steps=steps, batch=24, rate=4e-3, augment=0.02)
+    rate = 4e-3 if optimizer == "adamw" else None
+    how = ClipTraining(steps=steps, batch=24, optimizer=optimizer, rate=rate, agree=agree, augment=0.02)
     trained = train_clip(clip, pairs, held_out, how=how)
     images, _ = embed(clip, held_out)
     names = [f"a {c.split()[0]} square on the {c.split()[1]}" for c in CLASSES]
@@ -110,6 +116,35 @@ def test_each_text_of_a_picture_is_picked_equally_often() -> None:
     assert sorted(counts.values()) == [500, 500]
 
 
+def test_two_texts_of_a_picture_differ_and_every_pair_of_them_comes() -> None:
+    pictures = squares(8, 1)
+    own = tuple(tuple(f"text {k} of {row}" for k in range(3)) for row in range(7))
+    pairs = dataclasses.replace(Captioned.of(pictures), texts=(*own, ("alone",)))
+    dice = torch.rand((3000, 2), generator=torch.Generator().manual_seed(0))
+    first, second = pairs.pick_two(torch.zeros(3000, dtype=torch.int64), dice)
+    counts = Counter(zip(first, second, strict=True))
+    assert len(counts) == 6
+    assert all(a != b for a, b in counts)
+    assert min(counts.values()) > 0.8 * 500
+    assert pairs.pick_two(torch.tensor([7]), dice[:1]) == (["alone"], ["alone"])
+
+
+def test_a_second_text_of_each_picture_adds_what_the_docstring_says() -> None:
+    pictures = squares(12, 1)
+    clip = built(pictures).eval()
+    assert pictures.texts is not None
+    x = pictures.spec.to_model(pictures.read(range(8)))
+    english, japanese = (clip.text.tokens([str(pictures.texts[i][k]) for i in range(8)]) for k in (0, 1))
+    images, texts = clip(x, english)
+    twins = clip(x, japanese)[1]
+    never = torch.eye(8, dtype=torch.bool)
+    each = [clip.loss(clip.logits(images, other), never) for other in (texts, twins)]
+    between = clip.loss(clip.logits(texts, twins), never)
+    found = clip.batch_loss(x, english, second=(japanese, None), agree=0.7)
+    torch.testing.assert_close(found, 0.5 * sum(each) + 0.7 * between)
+    assert torch.equal(clip.batch_loss(x, english), each[0])
+
+
 def test_a_picture_owns_all_its_texts_whichever_was_picked() -> None:
     pairs = Captioned.of(squares(16, 1))
     rows = torch.tensor([0, 8, 1])
@@ -143,9 +178,9 @@ def test_one_bad_step_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = built(pictures)
     true, calls = clip.batch_loss, []
 
-    def sometimes(x: Tensor, ids: Tensor, also: Tensor | None = None) -> Tensor:
+    def sometimes(*given: Any, **more: Any) -> Tensor:
         calls.append(1)
-        return true(x, ids, also) * (float("nan") if len(calls) == 3 else 1.0)
+        return true(*given, **more) * (float("nan") if len(calls) == 3 else 1.0)
 
     monkeypatch.setattr(clip, "batch_loss", sometimes)
     trained = train_clip(clip, Captioned.of(pictures), None, how=ClipTraining(steps=6, batch=8))
