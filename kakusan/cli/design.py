@@ -18,22 +18,24 @@ from kakusan.specs import suggestion
 
 @dataclass(frozen=True)
 class DesignOptions:
-    """Train all models of a published design, one after the other: glide, dalle2 or imagen.
+    """Train all models of a published design, one after the other: latent, glide, dalle2 or imagen.
 
     Each stage is a command that you could type yourself; --dry-run shows them and stops. Stages that are done are left
     alone, and the same command goes on where it stopped. Afterwards `kakusan generate OUT "TEXT"` draws with all of
     them together.
 
     Args:
-        name: glide (texts, and painting holes by a text), dalle2 (CLIP, a prior and a decoder of its vectors) or imagen
-            (a ready reader of texts, and a cascade).
+        name: latent (CLIP, an autoencoder and a model of its latents: the quickest), glide (texts, and painting holes
+            by a text), dalle2 (CLIP, a prior and a decoder of its vectors) or imagen (a ready reader of texts, and a
+            cascade).
         data: a folder or zip file of pictures with captions, or an embedded set.
         size: side of the pictures that are drawn in the end.
-        base: side of those drawn first; half of --size when not given.
+        base: side of those drawn first, and of those that CLIP sees; half of --size when not given.
         minutes: for all stages together.
         width: channels of the first model; the one that enlarges has half as many.
-        encoder: for glide and imagen, folder of a CLIP or T5 that reads the texts.
-        options: further options of kakusan train for every model, as in num=4000 threads=2.
+        encoder: for latent, glide and imagen, folder of a CLIP or T5 that reads the texts.
+        options: further options of kakusan train for every model, as in num=4000 threads=2; with the name of a stage
+            before them, of that stage's command, as in base.dropout=0.1.
         only: stages to train, by name, when not all.
         dry_run: show the commands and stop.
         out: folder of the design.
@@ -59,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
         near = suggestion(options.name, list(DESIGNS))
         raise ValueError(f"no design {options.name!r}{near}; there are {', '.join(DESIGNS)}")
     design = DESIGNS[options.name]
+    more, apart = _shared_out(options.options)
     settings = DesignSettings(
         data=options.data,
         out=options.out,
@@ -67,11 +70,12 @@ def main(argv: Sequence[str]) -> int:
         minutes=options.minutes,
         width=options.width,
         encoder=options.encoder,
-        more=tuple(word for option in options.options for word in _words(option)),
+        more=more,
+        apart=apart,
     )
     stages = list(design.stages(settings))
     names = [stage.name for stage in stages]
-    for name in options.only:
+    for name in (*options.only, *apart):
         if name not in names:
             raise ValueError(
                 f"{options.name} has no stage {name!r}{suggestion(name, names)}; it has {', '.join(names)}"
@@ -99,8 +103,18 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _words(option: str) -> tuple[str, str]:
-    name, found, value = option.partition("=")
-    if not found or not name:
-        raise ValueError(f"--options takes names and values, as in num=4000; got {option!r}")
-    return f"--{name}", value
+def _shared_out(options: Sequence[str]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """(words for every model, words for single stages by name)."""
+    every: tuple[str, ...] = ()
+    apart: dict[str, tuple[str, ...]] = {}
+    for option in options:
+        name, found, value = option.partition("=")
+        stage, dot, rest = name.rpartition(".")
+        if not found or not rest or (dot and not stage):
+            raise ValueError(f"--options takes names and values, as in num=4000 or base.dropout=0.1; got {option!r}")
+        words = (f"--{rest}", value)
+        if stage:
+            apart[stage] = (*apart.get(stage, ()), *words)
+        else:
+            every = (*every, *words)
+    return every, apart

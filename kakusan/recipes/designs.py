@@ -30,6 +30,7 @@ class DesignSettings:
         width: channels of the first model; the one that enlarges has half as many.
         encoder: folder of an encoder of texts (a CLIP or T5) for designs that take one ready-made.
         more: further options of kakusan train for every model, names and values in turn: ("--num", "4000").
+        apart: the same for single stages, by their names, of whatever command they are.
 
     Raises:
         ValueError: sides that the enlarging model cannot bridge.
@@ -43,6 +44,7 @@ class DesignSettings:
     width: int = 48
     encoder: Path | None = None
     more: tuple[str, ...] = ()
+    apart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.size != self.factor * self.first or self.factor not in (2, 4):
@@ -88,6 +90,7 @@ class Stage:
             f"{self.share * settings.minutes:g}",
             "--out",
             str(settings.out / self.name),
+            *settings.apart.get(self.name, ()),
         ]
 
 
@@ -132,21 +135,38 @@ def _clip(s: DesignSettings, share: float) -> Stage:
     return Stage("clip", "pictures and texts in one space", command, share)
 
 
-def _model(s: DesignSettings, *options: str, large: bool = False) -> tuple[str, ...]:
+def _model(s: DesignSettings, *options: str, large: bool = False, latents: bool = False) -> tuple[str, ...]:
     """kakusan train at the first or at the last size, small enough for a laptop."""
-    width, side = (max(16, s.width // 2), s.size) if large else (s.width, s.first)
-    # Patches bring every size to at most 16 positions a side, where a step costs about the same.
-    patch = max(1, side // 16)
+    width, side = (max(16, s.width // 2), s.size) if large else (s.width, s.size if latents else s.first)
+    # Patches bring every size to at most 16 positions a side, where a step costs about the same; latents are there.
+    patch = 1 if latents else max(1, side // 16)
     sizes = ("--size", str(side), "--width", str(width), "--multipliers", "1", "2", "2", "--depth", "1")
     speed = ("--patch", str(patch), "--batch", "32", "--optimizer", "muon", "--rate", "0.01", "--warmup", "80")
     return ("train", "--data", s.data, *sizes, *speed, "--decay", "0.5", "--watch", "0", *options, *s.more)
 
 
-def _count(s: DesignSettings) -> tuple[str, ...]:
-    """Of the further options, what CLIP and the prior understand too: how many pictures, and by what means."""
-    known = {"--num", "--seed", "--device", "--threads", "--captions", "--steps"}
+def _count(s: DesignSettings, *, texts: bool = True) -> tuple[str, ...]:
+    """Of the further options, what every verb understands: how many pictures, and by what means; `texts` for those that
+    read captions.
+    """
+    known = {"--num", "--seed", "--device", "--threads", "--steps", *(("--captions",) if texts else ())}
     given = zip(s.more[::2], s.more[1::2], strict=True)
     return tuple(word for name, value in given if name in known for word in (name, value))
+
+
+def latent(s: DesignSettings) -> list[Stage]:
+    """A reader of texts that stays as it is, an autoencoder, and a model of its latents."""
+    reading, folder = _texts(s, 0.1)
+    # To a grid of 16 places a side, which minutes on a CPU can train; above 128 pixels to one of size / 8.
+    factor = min(8, max(2, s.size // 16))
+    coder = ("train-autoencoder", "--data", s.data, "--size", str(s.size), "--factor", str(factor))
+    base = ("--autoencoder", str(s.out / "autoencoder"), "--text", folder, "--times", "logit-normal")
+    left = 1.0 - sum(stage.share for stage in reading)
+    return [
+        *reading,
+        Stage("autoencoder", "pictures to latents and back", (*coder, *_count(s, texts=False)), 0.1),
+        Stage("base", "texts to latents", _model(s, "--attention-levels", *base, latents=True), left - 0.1),
+    ]
 
 
 def _texts(s: DesignSettings, share: float) -> tuple[list[Stage], str]:
@@ -201,6 +221,7 @@ def imagen(s: DesignSettings) -> list[Stage]:
 
 
 DESIGNS: Mapping[str, Design] = {
+    "latent": Design("Rombach et al. 2022, arXiv 2112.10752", latent, Drawing("base")),
     "glide": Design("Nichol et al. 2021, arXiv 2112.10741", glide, Drawing("base", ("upscale",), paint="paint")),
     "dalle2": Design("Ramesh et al. 2022, arXiv 2204.06125", dalle2, Drawing("base", ("upscale",), prior="prior")),
     "imagen": Design("Saharia et al. 2022, arXiv 2205.11487", imagen, Drawing("base", ("upscale",), threshold=0.995)),

@@ -33,7 +33,7 @@ from kakusan.train.ema import EmaProfile
 from kakusan.train.feed import Feed
 from kakusan.train.metrics_log import MetricsLog, read_records
 from kakusan.train.optim import OptimSettings
-from kakusan.train.pace import choose_threads, pace_of_a_step
+from kakusan.train.pace import Moments, choose_threads, pace_of_a_step
 from kakusan.train.signals import catch_signals
 from kakusan.train.trainer import Group, Trainer, TrainStep, seeded
 
@@ -191,6 +191,7 @@ class AutoencoderRun:
         profiles = {PROFILE: EmaProfile(0.05)}
         self.trainer = Trainer(self.bench, groups, feed, steps=how.steps or 1, profiles=profiles, seed=how.seed)
         self.stop: str | None = None
+        self._moments = Moments()
         if old is not None:
             self._elapsed_before = checkpoint.restore(self.folder, self.trainer, self.bench)
             if how.steps is not None:
@@ -302,6 +303,7 @@ class AutoencoderRun:
         watched = self.maker.watched.take()
         if step.trouble is not None:
             if step.rolled_back:
+                self._moments.forget()
                 self._log.close()
                 self._log = self._open_log()
                 self.say(f"went back to step {self.trainer.step}, at {self.trainer.rate_scale:g} of the rate")
@@ -328,15 +330,16 @@ class AutoencoderRun:
             self.on_step(step, self)
         if step.rolled_back:
             return
-        if self._due(self.how.measurements):
+        if self._due("measurements"):
             self._measure()
-        if self._due(self.how.checkpoints) and not self.trainer.troubled:
+        if self._due("checkpoints") and not self.trainer.troubled:
             self.save()
         self._plan_again()
 
-    def _due(self, times: int) -> bool:
-        step, steps = self.trainer.step, self.trainer.steps
-        return 0 < step < steps and step * (times + 1) // steps != (step - 1) * (times + 1) // steps
+    def _due(self, what: str) -> bool:
+        """Whether it is time for what the settings call `what`; the end has its own."""
+        step, steps, times = self.trainer.step, self.trainer.steps, getattr(self.how, what)
+        return self._moments.due(what, times + 1, step, steps) and step < steps
 
     @torch.no_grad()
     def _measure(self, most: int = MEASURED) -> Health:

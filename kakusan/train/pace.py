@@ -40,6 +40,27 @@ class Pace:
     gradient_seconds: float = 0.0
 
 
+class Moments:
+    """Evenly spread moments of a run whose length is planned again on the way: none is lost, and none comes twice."""
+
+    def __init__(self) -> None:
+        self._passed: dict[str, int] = {}
+
+    def due(self, what: str, times: int, step: int, steps: int) -> bool:
+        """Whether one of `times` moments of `steps` has come since this was last asked; ask after every step."""
+        if step <= 0:
+            return False
+        # Of a run that goes on, all before this step have come.
+        before = self._passed.get(what, (step - 1) * times // steps)
+        now = step * times // steps
+        self._passed[what] = max(before, now)
+        return now > before
+
+    def forget(self) -> None:
+        """After a step back, whose moments come again."""
+        self._passed.clear()
+
+
 def pace_of_a_step(trainer: Trainer, repeats: int = 3) -> Pace:
     """A training step with all that belongs to it, taken for real on the next batch and undone again."""
     batch = trainer.feed.batch(trainer.samples)

@@ -32,7 +32,7 @@ from kakusan.train.measuring import Measuring
 from kakusan.train.memory import Portions
 from kakusan.train.metrics_log import MetricsLog, NoLog
 from kakusan.train.outlook import Beside, beside_of, estimate_of, watches_of
-from kakusan.train.pace import Pace, choose_threads, pace_of_a_step, planned_steps, steps_again
+from kakusan.train.pace import Moments, Pace, choose_threads, pace_of_a_step, planned_steps, steps_again
 from kakusan.train.pairing import Pairing, shown_of
 from kakusan.train.parallel import parallel
 from kakusan.train.posthoc import Snapshots, storage
@@ -99,6 +99,7 @@ class TrainingRun:
         self.objective = coupled(choices.build_objective(config.objective, self.spec), self.training)
         self.model.denoiser.independent_noise = self.objective.coupling.independent
         self.stop: str | None = None
+        self._moments = Moments()
         self._elapsed_before = 0.0
         self._began: float | None = None
         self._saving = False
@@ -280,7 +281,7 @@ class TrainingRun:
             self._preview()
         elif self.trainer.step >= self.trainer.steps:
             self.say(f"the run is finished at step {self.trainer.step}; a larger --steps or --minutes goes on")
-        self.watching.resume(self._due(self.config.run.watch or 0))
+        self.watching.resume(self._due("watch"))
         for step in self.trainer.run():
             self._after(step)
             if self.world.any(self.stop is not None):
@@ -303,15 +304,16 @@ class TrainingRun:
             self.save()
             self.say(f"step {self.trainer.step} was saved; the same command goes on from there")
 
-    def _due(self, times: int) -> bool:
-        """Whether one of `times` evenly spread events falls on this step."""
-        step, steps = self.trainer.step, self.trainer.steps
-        return step > 0 and step * times // steps != (step - 1) * times // steps
+    def _due(self, what: str) -> bool:
+        """Whether it is time for what the settings of the run call `what`."""
+        times = getattr(self.config.run, what) or 0
+        return self._moments.due(what, times, self.trainer.step, self.trainer.steps)
 
     def _after(self, step: TrainStep) -> None:
         run = self.config.run
         if step.trouble is not None:
             if step.rolled_back:
+                self._moments.forget()
                 self.log.close()
                 self.log = self._open_log()
                 self.watching.reload()
@@ -338,16 +340,16 @@ class TrainingRun:
             self.on_step(step, self)
         if step.rolled_back:
             return
-        if self._due(run.measurements):
+        if self._due("measurements"):
             self._measure()
-        if self._due(run.previews) and self.trainer.step < self.trainer.steps:
+        if self._due("previews") and self.trainer.step < self.trainer.steps:
             self._preview()
-        if self._due(run.snapshots):
+        if self._due("snapshots"):
             ema, kept = self.parallel.ema(self.trainer), dataclasses.asdict(self.config)
             self.world.alone(lambda: self.snapshots.take(ema, self.trainer.step, kept))
-        watch = self.watching.due(self._due(run.watch or 0))
+        watch = self.watching.due(self._due("watch"))
         # A state that may be about to be given up is not worth a checkpoint.
-        due = self._due(run.checkpoints) and self.trainer.step < self.trainer.steps and not self.trainer.troubled
+        due = self._due("checkpoints") and self.trainer.step < self.trainer.steps and not self.trainer.troubled
         if watch or due:
             self.save()
         if watch:

@@ -10,13 +10,18 @@ from PIL import Image
 from kakusan.cli import main
 from kakusan.cli.train import TrainOptions, base_settings
 from kakusan.cli.train import parse as parsed
+from kakusan.cli.train_autoencoder import TrainAutoencoderOptions
 from kakusan.cli.train_clip import TrainClipOptions
 from kakusan.cli.train_prior import TrainPriorOptions
 from kakusan.designed import Designed
 from kakusan.recipes.designs import DESIGNS, FILE, DesignSettings, read_drawing, write_drawing
 from kakusan.report.png import read_record
 
-OPTIONS = {"train-clip": TrainClipOptions, "train-prior": TrainPriorOptions}
+OPTIONS = {
+    "train-autoencoder": TrainAutoencoderOptions,
+    "train-clip": TrainClipOptions,
+    "train-prior": TrainPriorOptions,
+}
 
 
 @pytest.mark.parametrize("name", list(DESIGNS))
@@ -32,7 +37,7 @@ def test_every_stage_is_a_command_that_its_verb_takes(name: str, tmp_path: Path)
         if verb == "train":
             options = parsed(TrainOptions, argv, verb=verb, default=TrainOptions(settings=base_settings(argv)))
             assert options.settings.run.minutes == pytest.approx(10.0 * stage.share)
-            assert options.settings.data.size == (64 if stage.name == "upscale" else 16)
+            assert options.settings.data.size == (64 if stage.name == "upscale" or name == "latent" else 16)
             assert options.settings.data.num == 300
         else:
             given = parsed(OPTIONS[verb], argv, verb=verb)
@@ -72,12 +77,43 @@ def test_a_small_dalle2_draws_a_text(tmp_path: Path, capsys: pytest.CaptureFixtu
         Designed.open(out / "base", upscalers=[out / "base"])
 
 
+def test_a_small_model_of_latents_draws_a_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two steps of each stage; the pictures are as large as asked for, and their latents half of that."""
+    tiny = ["num=48", "threads=1", "steps=2", "previews=0", "snapshots=0", "measurements=0", "device=cpu"]
+    tiny += ["autoencoder.features=random", "autoencoder.width=16"]
+    out, picture = tmp_path / "design", tmp_path / "a.png"
+    argv = ["design", "latent", "--size", "32", "--base", "8", "--width", "16", "--out", str(out), "--options", *tiny]
+    assert main(argv) == 0
+    assert "autoencoder: pictures to latents and back" in capsys.readouterr().out
+    draw = [
+        "generate",
+        str(out),
+        "a red flower",
+        "--num",
+        "1",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        str(picture),
+    ]
+    assert main(draw) == 0
+    with Image.open(picture) as drawn:
+        assert drawn.size == (32, 32)
+    base = Designed.open(out).base
+    assert base.data.shape == (4, 16, 16)
+    assert base.data.pictured.shape == (3, 32, 32)
+
+
 def test_what_cannot_be_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["design", "glid", "--out", str(tmp_path)]) == 1
     assert "did you mean 'glide'" in capsys.readouterr().err
     assert main(["design", "glide", "--size", "48", "--base", "16", "--out", str(tmp_path)]) == 1
     assert "2 or 4 times" in capsys.readouterr().err
     assert main(["design", "glide", "--only", "prior", "--out", str(tmp_path)]) == 1
+    assert "it has base, paint, upscale" in capsys.readouterr().err
+    assert main(["design", "glide", "--options", "prior.rate=1", "--out", str(tmp_path)]) == 1
     assert "it has base, paint, upscale" in capsys.readouterr().err
     assert main(["design", "glide", "--options", "num", "--out", str(tmp_path)]) == 1
     assert "as in num=4000" in capsys.readouterr().err

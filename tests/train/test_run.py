@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from small_runs import settings, start
 
@@ -15,6 +17,7 @@ from kakusan.pipeline import load
 from kakusan.run_folder import RunFolder
 from kakusan.train.estimate import duration
 from kakusan.train.metrics_log import MetricsLog, read_records, read_table
+from kakusan.train.pace import Moments
 from kakusan.train.run import TrainingRun
 
 
@@ -137,6 +140,51 @@ def test_the_plan_follows_the_clock(pictures: Path, tmp_path: Path) -> None:
     run._elapsed_before = 700.0
     run._plan_again()
     assert run.trainer.steps == 101
+
+
+@given(st.integers(1, 12), st.lists(st.floats(-0.3, 0.3), min_size=40, max_size=120))
+def test_no_moment_is_lost_when_the_length_changes(times: int, swings: list[float]) -> None:
+    """However the length is planned again after every step, every moment that is passed is told once."""
+    moments, told, step, wobble = Moments(), 0, 0, iter(swings)
+    farthest = 0.0
+    for swing in wobble:
+        step += 1
+        steps = max(step, round(len(swings) * (1.0 + swing / times)))
+        share = step * times // steps
+        now = moments.due("this", times, step, steps)
+        assert now == (share > farthest)
+        told, farthest = told + now, max(farthest, share)
+    moments.due("this", times, step, step)
+    assert told + (farthest < times) == times
+    assert not moments.due("this", times, step + 1, 2 * step), "none comes twice"
+    moments.forget()
+    assert moments.due("this", 2, 5, 10)
+
+
+@pytest.mark.parametrize("length", [40, 41, 37])
+def test_moments_of_a_fixed_length_stand_evenly(length: int) -> None:
+    moments = Moments()
+    found = [step for step in range(length + 1) if moments.due("this", 10, step, length)]
+    assert len(found) == 10
+    assert found == [-(-length * k // 10) for k in range(1, 11)]
+
+
+def test_every_checkpoint_is_written_though_the_run_grows_shorter(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measurements, which plan anew, fall on the steps of the checkpoints; a shorter plan must not hide these."""
+    config = settings(pictures, run={"measurements": 20, "checkpoints": 10})
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, steps=None, minutes=10.0))
+    monkeypatch.setattr("kakusan.train.run.planned_steps", lambda *given: 60)
+    run = TrainingRun(config, tmp_path / "run", say=lambda line: None)
+    monkeypatch.setattr("kakusan.train.run.steps_again", lambda settings, step, *more: max(step, run.trainer.steps - 1))
+    saved, save = [], run.save
+    monkeypatch.setattr(run, "save", lambda: (saved.append(run.trainer.step), save()))
+    run.run()
+    assert run.trainer.step < 50
+    # One at the start, ten on the way of which the last is the end.
+    assert len(saved) == 11
+    assert saved[-1] == run.trainer.step
 
 
 def test_time_and_memory_are_said_before_the_first_step(pictures: Path, tmp_path: Path) -> None:
