@@ -126,6 +126,8 @@ class Conditioner(nn.Module):
     """Names of the classes that can be asked for; empty where there are none."""
     reads_texts: bool = False
     """Whether it is asked with texts in place of classes."""
+    follows_both: bool = True
+    """Whether a class or text and what is given to start from can be followed at once."""
 
     def forward(self, raw: Any) -> Condition:
         """Raw values (B, ...) -> Condition."""

@@ -53,6 +53,8 @@ def _condition(pipeline: Pipeline, request: SampleRequest) -> Condition | None:
         return None
     if request.labels is None and request.given is None:
         return conditioner.null(len(request.seeds))
+    if request.labels is not None and request.given is not None and not conditioner.follows_both:
+        raise ValueError("this model draws what one CLIP vector says: give it a text or a vector, not both")
     return _of_labels(pipeline, conditioner, request, request.labels)
 
 

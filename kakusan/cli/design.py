@@ -95,7 +95,12 @@ def main(argv: Sequence[str]) -> int:
             if code or not done.is_file():
                 print(f"\n{stage.name} has not come to its end; the same command goes on from there")
                 return code
-    if not options.dry_run:
+    if options.dry_run:
+        return 0
+    left = [name for name in names if not (options.out / name / "report.html").is_file()]
+    if left:
+        print(f"\nstill to be trained: {', '.join(left)}")
+    else:
         write_drawing(options.name, options.out)
         print(f'\nnext    kakusan generate {options.out} "TEXT"')
         if design.drawing.paint:

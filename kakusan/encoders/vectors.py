@@ -67,6 +67,7 @@ class ImageVectors(Conditioner):
     """
 
     reads_texts = True
+    follows_both = False
 
     def __init__(
         self,

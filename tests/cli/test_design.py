@@ -52,6 +52,8 @@ def test_a_small_dalle2_draws_a_text(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*argv, "--dry-run"]) == 0
     assert not out.exists()
     assert main([*argv, "--only", "clip"]) == 0
+    assert "still to be trained: prior, base, upscale" in capsys.readouterr().out
+    assert read_drawing(out) is None
     before = (out / "clip" / "report.html").stat().st_mtime_ns
     assert main(argv) == 0
     assert "done already" in capsys.readouterr().out

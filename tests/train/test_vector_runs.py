@@ -95,6 +95,8 @@ def test_a_vector_is_what_the_decoder_was_trained_on(decoder: Path, pictures: Pa
     assert not torch.equal(*drawn)
     guided = pipeline.sample_tensor(given=first, num_steps=2, guidance_scale=2.0, negative="a blue picture")
     assert not torch.equal(guided, drawn[0])
+    with pytest.raises(ValueError, match="a text or a vector, not both"):
+        pipeline.sample_tensor(given=first, prompts=["a red picture"], num_steps=2)
 
 
 def test_the_verbs(
