@@ -141,13 +141,13 @@ class Bench:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def trained_clip(bench: Bench, name: str, *, seed: int, minutes: float) -> Path:
-    """A CLIP trained on the training pictures alone, and measured on a part of them."""
+def trained_clip(bench: Bench, name: str, *, seed: int, minutes: float, size: int) -> Path:
+    """A CLIP trained on the training pictures alone, `size` pixels a side, and measured on a part of them."""
     options = bench.options
-    path = bench.place / f"{name}-{options.size}-{options.tower}-{minutes:g}-minutes"
+    path = bench.place / f"{name}-{size}-{options.tower}-{minutes:g}-minutes"
     if path.is_dir():
         return path
-    training = bench.pictures[0]
+    training = bench.pictures[0] if size == options.size else SETS[options.set](options.source, size)[0]
     apart = list(range(seed, len(training), 20))
     rest = sorted(set(range(len(training))) - set(apart))
     pairs, others = Captioned.of(subset(training, rest)), Captioned.of(subset(training, apart))
@@ -160,13 +160,15 @@ def trained_clip(bench: Bench, name: str, *, seed: int, minutes: float) -> Path:
 
 
 def words(bench: Bench) -> Path:
-    """The CLIP that reads texts for the model."""
-    return trained_clip(bench, "words", seed=2, minutes=bench.options.clip_minutes)
+    """The CLIP that reads texts for the model. Only its reading is used, which smaller pictures teach in less time."""
+    size = max(16, bench.options.size // 2)
+    return trained_clip(bench, "words", seed=2, minutes=bench.options.clip_minutes, size=size)
 
 
 def reader(bench: Bench) -> Clip:
     """The CLIP that judges; the model never sees it."""
-    path = trained_clip(bench, "reader", seed=1, minutes=bench.options.reader_minutes)
+    minutes, size = bench.options.reader_minutes, bench.options.size
+    path = trained_clip(bench, "reader", seed=1, minutes=minutes, size=size)
     return clip_folder.load(path).clip.to(pick_device(bench.options.device))
 
 
