@@ -146,7 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     groups = ask(sample, reader, num=options.num, batch=options.batch, seed=options.seed)
     effects = change_words(sample, reader, num=options.words, batch=options.batch, seed=options.seed)
     seconds = time.perf_counter() - began
-    command = f"python benchmarks/text.py {options.run} --num {options.num} --words {options.words} "
+    command = f"python benchmarks/text.py {options.run} " + "".join(f"--also {run} " for run in options.also)
+    command += f"--num {options.num} --words {options.words} "
     command += f"--guidance {options.guidance:g}" + (f" --steps {options.steps}" if options.steps else "")
     made = sum(len(g.wanted) for g in groups) + options.words * len(LANGUAGES) * (2 * len(ATTRIBUTES) + 1)
     text = page(groups, effects, reader, training, command, pictures=made, seconds=seconds)
