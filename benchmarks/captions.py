@@ -341,7 +341,7 @@ def run(options: argparse.Namespace) -> tuple[Found, Image.Image]:
         command=f"python benchmarks/captions.py {options.set} --source DATA"
         + (f" --run {options.run}" if options.run else _lengths(options))
         + (f" --size {options.size}" if options.size != 64 else "")
-        + f" --num {options.num} --guidance {options.guidance:g} --write",
+        + f" --reader-minutes {options.reader_minutes:g} --num {options.num} --guidance {options.guidance:g} --write",
         machine=common.machine(torch.get_num_threads()),
     )
     blocks = []
@@ -355,7 +355,8 @@ def _lengths(options: argparse.Namespace) -> str:
     """Of the model and what it reads with, as options, where none was given."""
     more = f" --config {options.config}" if options.config else ""
     parts = f" --clip-minutes {options.clip_minutes:g} --autoencoder-minutes {options.autoencoder_minutes:g}"
-    return f" --minutes {options.minutes:g}{parts} --width {options.width}{more}"
+    threads = "" if options.threads is None else f" --threads {options.threads}"
+    return f" --minutes {options.minutes:g}{parts} --width {options.width}{threads}{more}"
 
 
 def _indented(line: str) -> None:
