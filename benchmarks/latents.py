@@ -4,12 +4,11 @@
     python benchmarks/latents.py --size 128 --minutes 40 --write
 
 The minutes are those of training in all (measuring takes about a third more): a tenth for each autoencoder, equal
-shares of the rest for the models. Three are of pixels (two see squares twice as wide: at 64 pixels the grid of the
-latents of factor 4; one of them predicts x0, which such squares need), one each of the latents of factor 4 and 8.
-Quality is measured at checkpoints, so that times are read where a latent and a pixel model are equally good; steps and
-pictures are timed in turns. Everything is kept in `--out`: the same command goes on where it was stopped, and a
-finished one times steps and pictures again. The page shows every size that is there. The exit status says whether a
-saving at equal quality was shown.
+shares of the rest for the models. Two are of pixels (the second sees squares twice as wide: at 64 pixels the grid of
+the latents of factor 4), one each of the latents of factor 4 and 8. Quality is measured at checkpoints, so that times
+are read where a latent and a pixel model are equally good; steps and pictures are timed in turns. Everything is kept
+in `--out`: the same command goes on where it was stopped, and a finished one times steps and pictures again. The page
+shows every size that is there. The exit status says whether a saving at equal quality was shown.
 """
 
 from __future__ import annotations
@@ -65,14 +64,11 @@ class Kind:
         name: for people.
         coder: of its latents; None for pixels.
         patch: pixels, or places of the latent, a side of what its network sees as one place.
-        predicts: what the network does: at large patches v is mostly noise, and a network of few channels has no room
-            for it (Li & He 2025, arXiv 2511.13720).
     """
 
     name: str
     coder: str | None
     patch: int
-    predicts: str = "v"
 
 
 def kinds(size: int) -> list[Kind]:
@@ -81,7 +77,6 @@ def kinds(size: int) -> list[Kind]:
     return [
         Kind(f"pixels, patch {fine}", None, fine),
         Kind(f"pixels, patch {2 * fine}", None, 2 * fine),
-        Kind(f"pixels, patch {2 * fine}, predicting x0", None, 2 * fine, "x0"),
         Kind("latents, factor 4", "factor 4", 1),
         Kind("latents, factor 8", "factor 8", 1),
     ]
@@ -215,7 +210,6 @@ def settings(bench: Bench, kind: Kind) -> TrainConfig:
     options = bench.options
     minutes = options.minutes * (1.0 - CODER_SHARE * len(bench.coders)) / len(bench.chosen)
     model = {"width": options.width, "multipliers": [1, 2, 2], "depth": 1, "patch": kind.patch, "attention_levels": []}
-    model["parameterization"] = kind.predicts
     run = {"minutes": minutes, "batch": 32, "threads": options.threads, "watch": 0, "previews": 0, "snapshots": 0}
     run |= {"checkpoints": options.points, "spaced": options.points, "measurements": 2}
     optim = {"optimizer": "muon", "rate": 1e-2, "warmup": 80, "decay": 0.5}
