@@ -37,7 +37,7 @@ class DerivedSpec(DataSpec):
             ValueError: pictures that are changed while training goes on.
         """
         if pixels.augment:
-            raise ValueError(f"{cls.noun} are made once, so pictures cannot be changed at random: set augment to 0")
+            raise ValueError(f"{cls.noun} are made once, so pictures cannot be changed at random: leave augment at 0")
         channels, *size = shape
         return cls(
             channels=channels,
