@@ -157,8 +157,8 @@ def _count(s: DesignSettings, *, texts: bool = True) -> tuple[str, ...]:
 def latent(s: DesignSettings) -> list[Stage]:
     """A reader of texts that stays as it is, an autoencoder, and a model of its latents."""
     reading, folder = _texts(s, 0.1)
-    # To a grid of 16 places a side, which minutes on a CPU can train; above 128 pixels to one of size / 8.
-    factor = min(8, max(2, s.size // 16))
+    # To a grid of 16 to 31 places a side, which minutes on a CPU can train; above 255 pixels to one of size / 8.
+    factor = next((f for f in (8, 4) if s.size >= 16 * f), 2)
     coder = ("train-autoencoder", "--data", s.data, "--size", str(s.size), "--factor", str(factor))
     base = ("--autoencoder", str(s.out / "autoencoder"), "--text", folder, "--times", "logit-normal")
     left = 1.0 - sum(stage.share for stage in reading)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Captioned:
     def __len__(self) -> int:
         return len(self.texts)
 
-    @property
+    @cached_property
     def several(self) -> bool:
         """Whether some picture has more than one text."""
         return any(len(texts) > 1 for texts in self.texts)

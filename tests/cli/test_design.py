@@ -44,6 +44,12 @@ def test_every_stage_is_a_command_that_its_verb_takes(name: str, tmp_path: Path)
             assert given.out == tmp_path / stage.name  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("size", "factor"), [(32, 2), (48, 2), (64, 4), (96, 4), (128, 8), (512, 8)])
+def test_latents_of_every_size_have_a_factor_that_autoencoders_know(size: int, factor: int) -> None:
+    command = DESIGNS["latent"].stages(DesignSettings(size=size))[1].command
+    assert command[command.index("--factor") + 1] == str(factor)
+
+
 def test_a_small_dalle2_draws_a_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every stage of the longest design for two steps."""
     tiny = ["num=48", "threads=1", "steps=2", "previews=0", "snapshots=0", "measurements=0", "device=cpu"]
