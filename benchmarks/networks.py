@@ -19,6 +19,11 @@ import peak
 import torch
 from torch import Tensor, nn
 
+from kakusan import runtime
+from kakusan.config import EngineSettings
+from kakusan.runtime import Precision
+from kakusan.train.levers import COMPILED_FROM_MINUTES, choose_levers
+
 SHAPE = (3, 32, 32)
 Call = Callable[[Any, Tensor, Tensor], Tensor]
 OUR_UNET, OUR_DIT = "kakusan", "kakusan DiT"
@@ -102,6 +107,21 @@ def build_diffusers_dit() -> tuple[nn.Module, Call]:
     return network, call
 
 
+def half_log_ratio(t: Tensor) -> Tensor:
+    """What our networks are told in training on the straight path: half of log(alpha / sigma), about [-5, 5]."""
+    return 0.5 * torch.log((1.0 - t) / t)
+
+
+def thousand(t: Tensor) -> Tensor:
+    """Times of networks that know a thousand steps."""
+    return 999.0 * t
+
+
+def same(t: Tensor) -> Tensor:
+    """For a way of calling that rescales by itself."""
+    return t
+
+
 class WithLevel(nn.Module):
     """A network modulated by features of the noise level: what azula leaves to its user."""
 
@@ -120,9 +140,13 @@ class Contestant:
 
     Args:
         build: makes the network and the way to call it as (network, x, c_noise).
-        tuned: whether its process gets `kakusan.runtime.tune`; otherwise it runs as shipped.
+        tuned: whether its process gets `kakusan.runtime.tune` and computes in the number format that `--precision auto`
+            chooses on this machine; otherwise it runs as shipped, in float32.
         needs: packages and, after a colon, the names in them without which it is left out.
         trains, samples: where it takes part.
+        compiled: trains compiled, where `kakusan train` does so by itself.
+        precision: of a tuned one, in place of "auto".
+        rescaled: of the time in [0, 1] what the network takes for a time in training.
     """
 
     build: Callable[[], tuple[nn.Module, Call]]
@@ -130,6 +154,28 @@ class Contestant:
     needs: str = "kakusan"
     trains: bool = True
     samples: bool = True
+    compiled: bool = False
+    precision: str = "auto"
+    rescaled: Callable[[Tensor], Tensor] = half_log_ratio
+
+    def prepared(self, threads: int) -> Precision:
+        """The settings of this process, and the number format of forward passes."""
+        cpu = torch.device("cpu")
+        torch.set_num_threads(threads)
+        if not self.tuned:
+            return runtime.pick_precision("fp32", cpu)
+        runtime.tune(threads=threads)
+        return runtime.pick_precision(self.precision, cpu)
+
+    def compiles(self) -> bool:
+        """Whether `kakusan train` would compile a long run of it on this machine."""
+        with torch.device("meta"):
+            network = self.build()[0]
+        chosen = runtime.pick_precision(self.precision, torch.device("cpu")).name
+        usual = choose_levers(
+            EngineSettings(), torch.device("cpu"), backbone=network, precision=chosen, minutes=COMPILED_FROM_MINUTES
+        )
+        return self.compiled and usual.compile
 
     def missing(self) -> str | None:
         """Why it cannot take part here, or None."""
@@ -143,21 +189,24 @@ class Contestant:
 
 UNETS: dict[str, Contestant] = {
     OUR_UNET: Contestant(build_kakusan, True),
-    "kakusan, direct convolutions": Contestant(build_kakusan_direct, True, samples=False),
-    "diffusers UNet2DModel, as shipped": Contestant(build_diffusers, False, "diffusers"),
-    "diffusers UNet2DModel, same settings": Contestant(build_diffusers, True, "diffusers"),
+    "kakusan, float32": Contestant(build_kakusan, True, precision="fp32"),
+    "kakusan, float32, direct convolutions": Contestant(build_kakusan_direct, True, samples=False, precision="fp32"),
+    "diffusers UNet2DModel, as shipped": Contestant(build_diffusers, False, "diffusers", rescaled=thousand),
+    "diffusers UNet2DModel, same settings": Contestant(build_diffusers, True, "diffusers", rescaled=thousand),
     "denoising-diffusion-pytorch Unet, as shipped": Contestant(
-        build_denoising_diffusion_pytorch, False, "denoising_diffusion_pytorch"
+        build_denoising_diffusion_pytorch, False, "denoising_diffusion_pytorch", rescaled=thousand
     ),
     "denoising-diffusion-pytorch Unet, same settings": Contestant(
-        build_denoising_diffusion_pytorch, True, "denoising_diffusion_pytorch", samples=False
+        build_denoising_diffusion_pytorch, True, "denoising_diffusion_pytorch", samples=False, rescaled=thousand
     ),
     "azula UNet, as shipped": Contestant(build_azula, False, "azula", trains=False),
 }
 DITS: dict[str, Contestant] = {
-    OUR_DIT: Contestant(build_kakusan_dit, True, "kakusan.nn:DiT"),
-    "diffusers DiTTransformer2DModel, as shipped": Contestant(build_diffusers_dit, False, "diffusers"),
-    "diffusers DiTTransformer2DModel, same settings": Contestant(build_diffusers_dit, True, "diffusers"),
+    OUR_DIT: Contestant(build_kakusan_dit, True, compiled=True),
+    "kakusan DiT, not compiled": Contestant(build_kakusan_dit, True, samples=False),
+    "kakusan DiT, float32": Contestant(build_kakusan_dit, True, precision="fp32"),
+    "diffusers DiTTransformer2DModel, as shipped": Contestant(build_diffusers_dit, False, "diffusers", rescaled=same),
+    "diffusers DiTTransformer2DModel, same settings": Contestant(build_diffusers_dit, True, "diffusers", rescaled=same),
 }
 CONTESTANTS = {**UNETS, **DITS}
 

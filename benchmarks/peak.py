@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from kakusan import runtime
+
 
 @dataclass(frozen=True)
 class Peak:
@@ -73,8 +75,8 @@ def measure(device: torch.device | str = "cpu", *, threads: int | None = None, b
     products, convolutions = {}, {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         # A CPU without bfloat16 instructions is a hundred times slower in it, so the first try is a small one.
-        slow = not fast and precision == "bf16"
-        size = 8192 if fast else (256 if slow else 768)
+        slow = not fast and runtime.pick_precision("auto", device).name != precision == "bf16"
+        size = 8192 if fast else (256 if slow else 1024)
         a, b = torch.randn(2, size, size, device=device).to(dtype)
         products[precision] = _rate(lambda a=a, b=b: a @ b, 2 * size**3, device, budget)
         batch, side = (256, 64) if fast else ((1, 16) if slow else (32, 16))

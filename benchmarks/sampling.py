@@ -22,6 +22,7 @@ OUT = common.RESULTS / "sampling.md"
 BARS = {"diffusers UNet2DModel, as shipped": 2.0, "diffusers DiTTransformer2DModel, as shipped": 2.0}
 HEAD = (
     "network and sampler",
+    "format",
     "parameters",
     "GFLOP/evaluation of a picture",
     "seconds median (min-max)",
@@ -118,16 +119,17 @@ def work(name: str, num: int, steps: int, threads: int) -> None:
     """One contestant in this process."""
     import torch
 
-    torch.set_num_threads(threads)
     contestant = CONTESTANTS[name]
-    if contestant.tuned:
-        from kakusan import runtime
-
-        runtime.tune(threads=threads)
+    precision = contestant.prepared(threads)
     torch.manual_seed(0)
     network, call = contestant.build()
-    run = DRAW[contestant.build](network, call, num, steps)
-    common.serve(networks.facts(contestant, backward=False), run)
+    draw = DRAW[contestant.build](network, call, num, steps)
+
+    def run() -> object:
+        with precision.autocast():
+            return draw()
+
+    common.serve({**networks.facts(contestant, backward=False), "precision": precision.name}, run)
 
 
 def measure(family: dict[str, Contestant], ours: str, rounds: int, num: int, steps: int, threads: int) -> list[str]:
@@ -157,18 +159,19 @@ def measure(family: dict[str, Contestant], ours: str, rounds: int, num: int, ste
         rows.append(
             (
                 name,
+                facts[name]["precision"],
                 f"{facts[name]['parameters'] / 1e6:.2f} M",
                 f"{flops / 1e9:.2f}",
                 spread.text(),
                 f"{1e3 * spread.median / steps:.0f}",
                 f"{work_done / spread.median / 1e9:.0f}",
-                f"{ceiling.mfu(work_done, spread.median):.0%}",
+                f"{ceiling.mfu(work_done, spread.median, facts[name]['precision']):.0%}",
                 ratio.text(),
                 BARS.get(name, ""),
             )
         )
     notes = [f"{name}: left out, {why}." for name, why in left_out.items()]
-    return [common.table(HEAD, rows), "", ceiling.text(), *notes]
+    return [common.table(HEAD, rows, texts=2), "", ceiling.text(), *notes]
 
 
 def main() -> None:
@@ -207,10 +210,12 @@ PAGE = """# Sampling
 
 {machine}
 
-{num} pictures of {shape} in {steps} steps of DDIM, float32, {rounds} interleaved rounds. Weights are untrained, which
-costs the same. GFLOP are nominal: direct convolutions and attention written out, one evaluation of one picture.
-*Ratio* is our arithmetic rate over theirs within one round: seconds corrected for the small difference in FLOPs. *MFU*
-is the median rate over the peak of this machine, measured in the same run.
+{num} pictures of {shape} in {steps} steps of DDIM, {rounds} interleaved rounds. Weights are untrained, which costs the
+same. *Format* is that of the products: a network *as shipped* computes in float32, ours and a peer with the *same
+settings* in what `--precision auto` chooses on this machine. GFLOP are nominal: direct convolutions and attention
+written out, one evaluation of one picture. *Ratio* is our arithmetic rate over theirs within one round: seconds
+corrected for the small difference in FLOPs. *MFU* is the median rate over the peak of this machine in that format,
+measured in the same run.
 
 ## U-Net
 

@@ -6,15 +6,16 @@ matrices, so the plain path makes no copy.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kakusan.nn.norms import GroupNorm
+from kakusan.nn.norms import GroupNorm, full_precision
 from kakusan.specs import register
 
 # Up to this many positions the CPU is faster with the whole attention matrix in memory than with the fused kernel.
@@ -121,7 +122,10 @@ class SoftmaxProducts:
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (y.transpose(1, 2) for y in (q, k, v))
         mask = None if mask is None else mask[:, None, None]
-        if q.device.type == "cpu" and k.shape[2] <= CPU_PLAIN_LIMIT:
+        if q.device.type == "cpu" and k.shape[2] <= CPU_PLAIN_LIMIT and not _fused_is_faster(q, k, v):
+            if mask is None and q.dtype == torch.bfloat16 == v.dtype:
+                out: Tensor = _PlainAttention.apply(q, k.to(q.dtype), v)
+                return out.transpose(1, 2)
             logits = (q @ k.transpose(-1, -2)).float()
             logits = logits if mask is None else logits.masked_fill(~mask, float("-inf"))
             return (logits.softmax(dim=-1).to(v.dtype) @ v).transpose(1, 2)
@@ -221,6 +225,44 @@ class _LinearAttention(_SelfAttention):
         q = q.float().softmax(dim=-2).to(v.dtype)
         k = k.float().softmax(dim=-1).to(v.dtype)
         return (v @ k.transpose(-1, -2)) @ q
+
+
+class _PlainAttention(torch.autograd.Function):
+    """softmax(q k^T) v of bfloat16 (B, heads, L, d), with float32 sums and the weights kept as they are multiplied.
+
+    The derivative by itself keeps them in float32 too, three times the memory, and turns the gradient of the keys.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with full_precision(q):
+            weights = (q @ k.mT).softmax(dim=-1)
+            out = weights @ v
+        ctx.save_for_backward(q, k, v, weights, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, weights, out = ctx.saved_tensors
+        # Of a row of weights, what all its gradients share (Dao et al. 2022, arXiv 2205.14135, appendix B).
+        shared = (gradient.float() * out.float()).sum(dim=-1, keepdim=True).to(q.dtype)
+        logits = (gradient @ v.mT - shared) * weights
+        return logits @ k, logits.mT @ q, weights.mT @ gradient
+
+
+def _fused_is_faster(*operands: Tensor) -> bool:
+    """Whether the fused kernel is faster at any length: on CPUs that multiply tiles of bfloat16, without a gradient.
+
+    There it took half the time of the plain path, and its backward pass twice.
+    """
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in operands)
+    return operands[0].dtype == torch.bfloat16 and not recorded and _multiplies_tiles()
+
+
+@functools.cache
+def _multiplies_tiles() -> bool:
+    # A private name of torch, so its absence means no.
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def _unit(x: Tensor, length: Tensor | float = 1.0) -> Tensor:

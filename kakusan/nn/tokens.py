@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kakusan.conditioning import TokenSet
 from kakusan.nn.attention import CPU_PLAIN_LIMIT, Attention, TokenProducts
 from kakusan.nn.norms import GroupNorm
-from kakusan.nn.rotary import rotate
+from kakusan.nn.rotary import as_halves, rotate, turned_units, turned_units_in_halves
 from kakusan.specs import register
 
 
@@ -125,10 +125,21 @@ class _Scaled(nn.Module):
         """(B, L, heads, d) -> the same."""
         return F.rms_norm(x, (self.head_width,), eps=1e-6)
 
+    def lengths(self) -> Tensor | None:
+        """Of queries and keys (2 heads, 1), where features are the vectors themselves: the temperature, and 1."""
+        if self.log_scale is None:
+            return None
+        temperature = self.log_scale.exp() / math.sqrt(self.head_width)
+        return torch.cat([temperature, torch.ones_like(temperature)])
+
+    def warmed(self, q: Tensor) -> Tensor:
+        """Queries (B, L, heads, d) with their temperature."""
+        if self.log_scale is None:
+            return q
+        return q * (self.log_scale.exp() / math.sqrt(self.head_width)).to(q.dtype)
+
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, L, heads, d) each -> (B, L, width)."""
-        if self.log_scale is not None:
-            q = q * (self.log_scale.exp() / math.sqrt(self.head_width)).to(q.dtype)
+        """(B, L, heads, d) each, queries with their temperature -> (B, L, width)."""
         if self.watch is not None:
             self.watch(self.products.weights(q, k, mask))
         return self.products.mix(q, k, v, mask).flatten(2)
@@ -157,16 +168,32 @@ class SelfAttention(nn.Module):
         self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, first: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         core = self.core
-        qkv = self.qkv(x).unflatten(-1, (3, core.heads, core.head_width))
-        q, k, own = qkv.unbind(2)
+        lengths = None if rotation is None else core.lengths()
+        halves = lengths is not None and torch.compiler.is_compiling()
+        qkv = F.linear(x, self._in_halves()) if halves else self.qkv(x)
+        both, own = qkv.unflatten(-1, (3 * core.heads, core.head_width)).split((2 * core.heads, core.heads), dim=2)
         v = own if self.share is None or first is None else torch.lerp(own, first, self.share.to(own.dtype))
         if self.identity:
             return self.out(v.flatten(2)), own
-        q, k = core.products.features(core.normalised(q)), core.normalised(k)
-        k = core.products.key_features(k, mask)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+        if rotation is not None and lengths is not None:
+            if halves:
+                pairs = zip(both.chunk(2, dim=2), lengths.chunk(2), strict=True)
+                q, k = (turned_units_in_halves(part, length, rotation) for part, length in pairs)
+            else:
+                q, k = turned_units(both, lengths, rotation).chunk(2, dim=2)
+        else:
+            q, k = both.chunk(2, dim=2)
+            q = core.warmed(core.products.features(core.normalised(q)))
+            k = core.products.key_features(core.normalised(k), mask)
+            if rotation is not None:
+                q, k = rotate(q, rotation), rotate(k, rotation)
         return self.out(core.mix(q, k, v, mask)), own
+
+    def _in_halves(self) -> Tensor:
+        """The matrix `qkv` for queries and keys whose pairs of features lie apart."""
+        width = self.out.in_features
+        both, values = self.qkv.weight.split((2 * width, width))
+        return torch.cat([as_halves(both, self.core.head_width // 2), values])
 
 
 class CrossAttention(nn.Module):
@@ -192,7 +219,7 @@ class CrossAttention(nn.Module):
         k, v = kv.unbind(2)
         mask = None if mask is None else F.pad(mask, (0, 1), value=True)
         q, k = core.products.features(core.normalised(q)), core.products.key_features(core.normalised(k), mask)
-        out: Tensor = self.out(core.mix(q, k, v, mask))
+        out: Tensor = self.out(core.mix(core.warmed(q), k, v, mask))
         return out
 
 

@@ -7,12 +7,16 @@ same with and without.
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from kakusan.nn import DiT
 
 if TYPE_CHECKING:
     from kakusan.config import EngineSettings
@@ -35,20 +39,51 @@ class Levers:
     checkpointing: bool = False
 
 
-# Where the settings leave it open. On a CPU channels last ran at 0.78x (docs/results/engine.md). Compiling has not been
-# measured with these networks; another library's U-Net ran at 0.90x, after a minute for the first step. On other
-# devices nothing has been measured yet, and what is not measured is off.
+# Where the settings leave it open. On a CPU channels last ran at 0.78x to 0.84x. Compiling pays where a CPU multiplies
+# bfloat16 by itself, because what is left there are passes over memory: a DiT's step at 1.5x after about a minute, a
+# U-Net's at 1.1x after two (docs/results/throughput.md). On other devices nothing has been measured yet, and what is
+# not measured is off.
 DEFAULTS: dict[str, Levers] = {"cpu": Levers()}
+# A run this long gets its minute of compiling back several times.
+COMPILED_FROM_MINUTES = 15.0
 
 
-def choose_levers(settings: EngineSettings, device: torch.device) -> Levers:
-    """The levers that the settings and the device ask for."""
+def choose_levers(
+    settings: EngineSettings,
+    device: torch.device,
+    *,
+    backbone: nn.Module | None = None,
+    precision: str = "fp32",
+    minutes: float | None = None,
+) -> Levers:
+    """The levers that the settings and the device ask for.
+
+    Args:
+        settings: what is given counts.
+        device: where the run is.
+        backbone: what is trained.
+        precision: name of its number format.
+        minutes: how long the run will be, where that is known.
+    """
     usual = DEFAULTS.get(device.type, Levers())
+    if (
+        device.type == "cpu"
+        and precision == "bf16"
+        and isinstance(backbone, DiT)
+        and (minutes or 0.0) >= COMPILED_FROM_MINUTES
+        and _has_compiler()
+    ):
+        usual = replace(usual, compile=True)
     return Levers(
         usual.compile if settings.compile is None else settings.compile,
         usual.channels_last if settings.channels_last is None else settings.channels_last,
         settings.checkpointing,
     )
+
+
+def _has_compiler() -> bool:
+    """Whether `torch.compile` will find a C++ compiler, as it looks for one."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
 def pull(backbone: nn.Module, levers: Levers) -> None:

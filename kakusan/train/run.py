@@ -94,8 +94,11 @@ class TrainingRun:
             like = self.folder.latest() if old is not None else None
             self.model = self.pairing.build(config, self.spec, like or init_from).to(self.device)
         self.pairing = self.pairing.read_by(self.model)
-        self.levers = choose_levers(config.engine, self.device)
-        pull(self.model.denoiser.backbone, self.levers)
+        backbone, minutes = self.model.denoiser.backbone, config.run.minutes if config.run.steps is None else None
+        self.levers = choose_levers(
+            config.engine, self.device, backbone=backbone, precision=self.precision.name, minutes=minutes
+        )
+        pull(backbone, self.levers)
         self.objective = coupled(choices.build_objective(config.objective, self.spec), self.training)
         self.model.denoiser.independent_noise = self.objective.coupling.independent
         self.stop: str | None = None
@@ -137,12 +140,20 @@ class TrainingRun:
     def _pace(self) -> Pace:
         """What one step takes. A run keeps its number of threads, because sums depend on it in their last bits."""
         before = self.trainer.portions.most
+        slow_start = "compiling the network, which takes a minute or two"
         if self.device.type != "cpu" or self.config.run.threads is not None:
+            if self.levers.compile:
+                self.say(slow_start)
             pace = self._step_pace()
         else:
-            pace, threads = choose_threads(self._step_pace, self.say)
+            # A compiled network would be compiled anew for each number of threads.
+            with uncompiled(self.model):
+                pace, threads = choose_threads(self._step_pace, self.say)
             self.facts_of_machine = runtime.tune(threads=threads, device=self.device)
             self.config = dataclasses.replace(self.config, run=dataclasses.replace(self.config.run, threads=threads))
+            if self.levers.compile:
+                self.say(slow_start)
+                pace = self._step_pace()
         if self.trainer.portions.most != before:
             self._narrowed(self.trainer.portions)
         return pace

@@ -12,9 +12,10 @@ from torch import nn
 
 from kakusan.config import EngineSettings
 from kakusan.model_folder import read_facts
-from kakusan.nn import UNet
+from kakusan.nn import DiT, UNet
 from kakusan.pipeline import load
 from kakusan.run_folder import RunFolder, read_state
+from kakusan.train import levers
 from kakusan.train.levers import DEFAULTS, Levers, choose_levers, lie_like, pull, uncompiled
 from kakusan.train.metrics_log import read_records
 from kakusan.train.run import TrainingRun
@@ -96,6 +97,24 @@ def test_what_is_left_open_follows_the_device() -> None:
     assert choose_levers(asked, torch.device("cpu")) == Levers(True, False, True)
     with pytest.raises(ValueError, match="micro_batch counts the samples"):
         EngineSettings(micro_batch=0)
+
+
+def test_compiling_is_the_default_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, dit, unet = torch.device("cpu"), DiT(channels=1, width=16, depth=1), UNet(channels=1, width=8)
+    monkeypatch.setattr(levers.shutil, "which", lambda name: "/usr/bin/" + name)
+
+    def compiled(settings: EngineSettings = EngineSettings(), **given: Any) -> bool:  # noqa: B008 (frozen)
+        usual: dict[str, Any] = {"backbone": dit, "precision": "bf16", "minutes": 30.0}
+        return choose_levers(settings, cpu, **{**usual, **given}).compile
+
+    assert compiled()
+    assert not compiled(EngineSettings(compile=False))
+    assert not compiled(backbone=unet)
+    assert not compiled(precision="fp32")
+    assert not compiled(minutes=5.0)
+    assert not compiled(minutes=None)
+    monkeypatch.setattr(levers.shutil, "which", lambda name: None)
+    assert not compiled()
 
 
 def test_loaded_moments_lie_like_their_weights() -> None:
