@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--loss-steps", type=int, default=200, help="of the comparison of losses; 0 leaves it out")
-    parser.add_argument("--loss-batch", type=int, default=16)
+    parser.add_argument("--loss-batch", type=int, default=8)
     parser.add_argument("--only", choices=("unet", "dit"), help="one family of networks")
     parser.add_argument("--write", action="store_true", help=f"write {OUT.relative_to(common.ROOT)}")
     parser.add_argument("--worker", choices=list(CONTESTANTS), help=argparse.SUPPRESS)

@@ -39,6 +39,9 @@ from kakusan.train.trainer import Group, Trainer, TrainStep, seeded
 
 MEASURED, MEASURED_LAST = 64, 256
 """Held-out pictures of one measurement during the run, and at its end."""
+MEASURED_LATENTS = 4096
+"""Training pictures over which the latents' mean and deviation are measured in the end: deviations are right to about
+1% if only one number in each picture told something new, and there are hundreds."""
 PROFILE = "ema-0.05"
 MAKER = OptimSettings(optimizer="muon", rate=6e-3, warmup=30, decay=0.5)
 JUDGE = OptimSettings(rate=5e-4, warmup=0, decay=0.3, beta1=0.5, beta2=0.9, clip=1.0)
@@ -361,7 +364,7 @@ class AutoencoderRun:
         return self.trainer.ema.averages[PROFILE]
 
     def save(self, *, last: bool = False) -> Path:
-        """Write a checkpoint, which is a model folder; `last`: with latents measured over all training pictures."""
+        """Write a checkpoint, which is a model folder; `last`: with latents measured more exactly."""
         self._log.sync()
         record = {
             "how": self.how.fixed(),
@@ -373,7 +376,7 @@ class AutoencoderRun:
             "device": self.device.type,
             "torch": torch.__version__,
         }
-        measured = None if last else MEASURED_LAST
+        measured = MEASURED_LATENTS if last else MEASURED_LAST
         path = checkpoint.save(self.folder, self.trainer, self.bench, self.features, self.training, record, measured)
         self.trainer.keep()
         return path

@@ -56,7 +56,7 @@ def save(
     features: Features | None,
     pictures: Pictures,
     record: Mapping[str, Any],
-    measured: int | None,
+    measured: int,
 ) -> Path:
     """Write the checkpoint of this step, whole or not at all, name it in `latest` and remove the older ones.
 
@@ -64,7 +64,7 @@ def save(
         features: of the perceptual part.
         pictures: the training set, for the latents' mean and deviation.
         record: for `model.json`.
-        measured: pictures that these are measured on; all when None.
+        measured: pictures that these are measured on, at most.
 
     Raises:
         ValueError: the state is not finite, or the disk is full; the checkpoint before stays as it is.

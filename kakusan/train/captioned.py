@@ -9,8 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from kakusan.data.augment import Transformations, transform
 from kakusan.data.source import Pictures
 from kakusan.encoders.clip import Clip
+from kakusan.noise import Stream, uniform
 from kakusan.train.texts import texts_of
 
 _GAP_PAIRS = 8192
@@ -80,7 +82,15 @@ class Captioned:
 
 def shared(pairs: Captioned, rows: Tensor, texts: Sequence[str]) -> Tensor:
     """(B, B) bool, True where text j is one of all texts of picture i, or text i one of picture j's."""
-    owned = [frozenset(pairs.texts[row]) for row in rows.tolist()]
+    return _belonging(_owned(pairs, rows), texts)
+
+
+def _owned(pairs: Captioned, rows: Tensor) -> list[frozenset[str]]:
+    """All texts of each of the pictures at `rows`."""
+    return [frozenset(pairs.texts[row]) for row in rows.tolist()]
+
+
+def _belonging(owned: Sequence[frozenset[str]], texts: Sequence[str]) -> Tensor:
     belongs = torch.tensor([[text in own for text in texts] for own in owned])
     return belongs | belongs.T
 
@@ -96,6 +106,61 @@ def order(numbers: Tensor, count: int, seed: int) -> Tensor:
         for epoch in dict.fromkeys(epochs)
     }
     return torch.stack([shuffled[e][n] for e, n in zip(epochs, (numbers % count).tolist(), strict=True)])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What CLIP reads in a step.
+
+    Args:
+        x: pictures (B, C, H, W).
+        ids: tokens (B, L) of one text of each.
+        also: (B, B), which texts belong to which pictures too.
+        second: the latter two of another text of each, where two are read.
+    """
+
+    x: Tensor
+    ids: Tensor
+    also: Tensor
+    second: tuple[Tensor, Tensor] | None
+
+
+def batch_of(clip: Clip, pairs: Captioned, numbers: Tensor, *, seed: int, augment: float, two: bool) -> Batch:
+    """The batch of the samples with these numbers, a pure function of seed and numbers.
+
+    Args:
+        clip: whose tokenizer reads, and on whose device the batch shall be.
+        pairs: those that are trained on.
+        numbers: (B,), of samples.
+        seed: of order, choice of captions and augmentation.
+        augment: how far pictures are moved, turned and scaled.
+        two: read two texts of each picture, where some picture has several.
+    """
+    rows, seeds = order(numbers, len(pairs), seed), torch.full((len(numbers),), seed)
+    dice = uniform(seeds, Stream.AUGMENT, numbers, shape=(5,))
+    x = _moved(pairs.read(rows).to(clip.device), pairs.flip, dice, augment)
+    owned = _owned(pairs, rows)
+
+    def told(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return clip.text.tokens(texts).to(clip.device), _belonging(owned, texts)
+
+    if not two or not pairs.several:
+        return Batch(x, *told(pairs.pick(rows, uniform(seeds, Stream.CAPTION, numbers))), None)
+    first, second = pairs.pick_two(rows, uniform(seeds, Stream.CAPTION, numbers, shape=(2,)))
+    return Batch(x, *told(first), told(second))
+
+
+def _moved(x: Tensor, flip: bool, dice: Tensor, augment: float) -> Tensor:
+    if augment == 0.0 and not flip:
+        return x
+    still = torch.zeros(len(x), dtype=torch.float64)
+    amount = 2.0 * augment * (dice - 0.5) * 2.0
+    mirrored = (dice[:, 0] < 0.5).double() if flip else still
+    done = Transformations(
+        mirrored, still, amount[:, 1], amount[:, 2], still, still,
+        0.5 * amount[:, 3] * x.shape[3], 0.5 * amount[:, 4] * x.shape[2],
+    )  # fmt: skip
+    return transform(x, done)
 
 
 def spaced(count: int, most: int) -> Tensor:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kakusan.data.augment import Transformations, transform
 from kakusan.encoders.clip import Clip
-from kakusan.noise import Stream, uniform
 from kakusan.specs import suggestion
-from kakusan.train.captioned import Captioned, all_pairs, embed, order, shared, some_embedded, spaced
+from kakusan.train.captioned import (
+    Batch,
+    Captioned,
+    all_pairs,
+    batch_of,
+    embed,
+    order,
+    shared,
+    some_embedded,
+    spaced,
+)
 from kakusan.train.ema import Ema, EmaProfile
 from kakusan.train.keeping import under
 from kakusan.train.optim import OptimSettings
@@ -218,7 +226,7 @@ class ClipRun:
         """
         before, began = self.seconds, time.monotonic()
         while self.done < 1.0:
-            self._take(_batch(self.clip, self.training, self.step, min(self.how.batch, len(self.training)), self.how))
+            self._take(self._batch())
             self.seconds = before + time.monotonic() - began
             if self.done >= self._marks / MEASUREMENTS:
                 self._measure()
@@ -228,7 +236,13 @@ class ClipRun:
                 return False
         return True
 
-    def _take(self, batch: _Batch) -> None:
+    def _batch(self) -> Batch:
+        """Of this step: a pure function of seed and step."""
+        how, count = self.how, min(self.how.batch, len(self.training))
+        numbers = torch.arange(self.step * count, (self.step + 1) * count)
+        return batch_of(self.clip, self.training, numbers, seed=how.seed, augment=how.augment, two=how.agree > 0.0)
+
+    def _take(self, batch: Batch) -> None:
         """One step of the optimizer."""
         clip, how, done = self.clip, self.how, self.done
         pace = min(1.0, done / 0.05 + 0.01) * (1.0 - done)
@@ -340,46 +354,6 @@ def _optimizers(clip: Clip, how: ClipTraining) -> list[torch.optim.Optimizer]:
         for group in optimizer.param_groups:
             group["highest"] = group["lr"]
     return found
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Pictures (B, C, H, W), tokens (B, L) of one text of each, which texts belong to which pictures too (B, B); and
-    the latter two of another text of each, where training reads two.
-    """
-
-    x: Tensor
-    ids: Tensor
-    also: Tensor
-    second: tuple[Tensor, Tensor] | None
-
-
-def _batch(clip: Clip, pairs: Captioned, step: int, batch: int, how: ClipTraining) -> _Batch:
-    numbers = torch.arange(step * batch, (step + 1) * batch)
-    rows = order(numbers, len(pairs), how.seed)
-    seeds = torch.full((batch,), how.seed)
-    x = _moved(pairs.read(rows).to(clip.device), pairs.flip, uniform(seeds, Stream.AUGMENT, numbers, shape=(5,)), how)
-
-    def told(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        return clip.text.tokens(texts).to(clip.device), shared(pairs, rows, texts)
-
-    if how.agree == 0.0 or not pairs.several:
-        return _Batch(x, *told(pairs.pick(rows, uniform(seeds, Stream.CAPTION, numbers))), None)
-    first, second = pairs.pick_two(rows, uniform(seeds, Stream.CAPTION, numbers, shape=(2,)))
-    return _Batch(x, *told(first), told(second))
-
-
-def _moved(x: Tensor, flip: bool, dice: Tensor, how: ClipTraining) -> Tensor:
-    if how.augment == 0.0 and not flip:
-        return x
-    still = torch.zeros(len(x), dtype=torch.float64)
-    amount = 2.0 * how.augment * (dice - 0.5) * 2.0
-    mirrored = (dice[:, 0] < 0.5).double() if flip else still
-    done = Transformations(
-        mirrored, still, amount[:, 1], amount[:, 2], still, still,
-        0.5 * amount[:, 3] * x.shape[3], 0.5 * amount[:, 4] * x.shape[2],
-    )  # fmt: skip
-    return transform(x, done)
 
 
 def _viewed(clip: Clip, ema: Ema, pairs: Captioned) -> float:
