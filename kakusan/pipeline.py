@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kakusan import __version__, model_folder
+from kakusan import __version__, model_folder, runtime
 from kakusan.autoencoders import latents
 from kakusan.conditioning import Condition, class_index
 from kakusan.data.spec import DataSpec
@@ -59,6 +59,7 @@ class Pipeline:
         self.model, self.facts, self.weights = model.eval(), facts, weights
         self.path, self.model_hash = path, model_hash
         self._graphs: Graphs | None = None
+        self.precision = "fp32"
         self._companions: dict[tuple[Path, str | None], Pipeline] = {}
         self._classifiers: dict[Path, StoredClassifier] = {}
         self._watching: list[tuple[contextlib.ExitStack, Callable[[int], None]]] = []
@@ -116,7 +117,7 @@ class Pipeline:
         """Another model that guides this one, on the same device; loaded once."""
         key = (path, weights)
         if key not in self._companions:
-            self._companions[key] = load(path, weights=weights, device=self.device)
+            self._companions[key] = load(path, weights=weights, device=self.device).with_precision(self.precision)
             for stack, seen in self._watching:
                 stack.enter_context(self._companions[key].watched(seen))
         return self._companions[key]
@@ -147,6 +148,22 @@ class Pipeline:
             self._watching.append((stack, seen))
             stack.callback(self._watching.pop)
             yield
+
+    def with_precision(self, name: str) -> Pipeline:
+        """Compute the network's products in "bf16" or "auto" from now on: faster where the device multiplies bfloat16
+        by itself, which "auto" asks for; pictures differ from those of "fp32" by a gray level or so.
+
+        Raises:
+            ValueError: another name, or another format than was set before.
+        """
+        precision = runtime.pick_precision(name, self.device)
+        if self.precision not in ("fp32", precision.name):
+            raise ValueError(f"this model computes in {self.precision} already; load it again for {precision.name}")
+        if precision.name != self.precision:
+            precision.around(self.model.denoiser.backbone)
+            self.precision = precision.name
+            self._companions.clear()
+        return self
 
     def with_graphs(self) -> Pipeline:
         """Replay the network as CUDA graphs in `run` from now on; the pictures stay the same up to rounding.
@@ -364,7 +381,7 @@ class Pipeline:
             "model": self.model_hash,
             "model_path": None if self.path is None else str(self.path),
             "weights": self.weights,
-            "dtype": "float32",
+            "dtype": {"fp32": "float32", "bf16": "bfloat16"}[self.precision],
             "device": self.device.type,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

@@ -69,6 +69,27 @@ class Precision:
             return contextlib.nullcontext()
         return torch.autocast(self.device_type, dtype=torch.bfloat16)
 
+    def around(self, network: torch.nn.Module) -> None:
+        """Let a network compute in this format from now on, whoever calls it; what it returns is float32 again."""
+        import torch
+
+        if self.name == "fp32":
+            return
+        entered: list[torch.autocast] = []
+
+        def enter(*_: object) -> None:
+            # Casts of weights are not kept: they would not outlive this pass, and a recorded graph must not hold them.
+            context = torch.autocast(self.device_type, dtype=torch.bfloat16, cache_enabled=False)
+            context.__enter__()
+            entered.append(context)
+
+        def leave(_: torch.nn.Module, __: object, out: torch.Tensor | None) -> torch.Tensor | None:
+            entered.pop().__exit__(None, None, None)
+            return None if out is None else out.float()
+
+        network.register_forward_pre_hook(enter)
+        network.register_forward_hook(leave, always_call=True)
+
 
 def pick_device(name: str) -> torch.device:
     """The device called `name`; "auto" is the fastest there is.

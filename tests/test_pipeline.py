@@ -190,6 +190,36 @@ def test_damaged_records_are_refused(key: str, value: Any) -> None:
         SampleRequest.from_record(record)
 
 
+def test_products_in_bfloat16_leave_everything_else_in_float32() -> None:
+    rose = pipeline()
+    request = {"labels": [0, 1], "num_steps": 3, "seed": 5}
+    exact, names = rose.sample_tensor(**request), set(rose.model.state_dict())
+    assert rose.with_precision("fp32").precision == "fp32"
+    assert torch.equal(rose.sample_tensor(**request), exact)
+    rose.with_precision("bf16").with_precision("bf16")
+    backbone = rose.model.denoiser.backbone
+    seen = []
+    hook = next(m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d)).register_forward_hook(
+        lambda module, given, out: seen.append(out.dtype)
+    )
+    rounded = rose.sample_tensor(**request)
+    hook.remove()
+    assert set(seen) == {torch.bfloat16}
+    assert rounded.dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+    assert 0.0 < (rounded - exact).abs().max() < 0.1
+    assert {p.dtype for p in rose.model.parameters()} == {torch.float32}
+    assert set(rose.model.state_dict()) == names
+    with pytest.raises(ValueError, match="computes in bf16 already"):
+        rose.with_precision("fp32")
+    with pytest.raises(ValueError, match="auto, fp32 or bf16"):
+        rose.with_precision("fp16")
+    # An error inside does not leave the format switched on.
+    with pytest.raises(ValueError, match="this network takes"):
+        backbone(torch.zeros(1, 99, 8, 8), torch.zeros(1))
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_every_step_can_be_watched(rose: Pipeline) -> None:
     steps = list(rose.steps(rose.request(labels=["rose"], seed=1, num_steps=5)))
     assert len(steps) == 5

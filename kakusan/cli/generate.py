@@ -33,6 +33,8 @@ class GenerateOptions:
         weights: an EMA profile of the run, or raw.
         batch: pictures computed at once.
         device: auto, cpu, cuda.
+        precision: of the networks' products: fp32, bf16, or auto (bf16 where the device multiplies it itself). bf16 is
+            faster, and changes a gray level here and there.
         columns: most pictures beside each other on a sheet.
         words: also write where the network looked at each word, for the first picture of each text (.png).
         prior: for a model of CLIP vectors: draw the vectors with this prior (kakusan train-prior).
@@ -54,6 +56,7 @@ class GenerateOptions:
     weights: MaybeText = None
     batch: int = 32
     device: str = "auto"
+    precision: str = "fp32"
     columns: int = 8
     words: MaybePath = None
     prior: MaybePath = None
@@ -85,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
         upscalers=options.upscaler,
         weights=options.weights,
         device=options.device,
+        precision=options.precision,
         sampler=options.sampler,
         grid=options.grid,
         num_steps=options.steps,

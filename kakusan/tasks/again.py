@@ -47,6 +47,7 @@ def again(png: Path, out: Path, *, run: Path | None = None, device: str = "auto"
     runtime.tune(device=where, threads=min(threads, 1024) if where.type == "cpu" else None)
     request = request.moved(_companions(record, folder))
     pipeline = load(folder, weights=weights, device=where)
+    pipeline.with_precision("bf16" if record.get("dtype") == "bfloat16" else "fp32")
     before = read_pixels(png)
     yield f"from {folder}, weights {pipeline.weights!r}"
     pictures = pipeline.data.to_pil(pipeline.run(request))

@@ -35,6 +35,7 @@ def generate(
     upscalers: Sequence[Path] = (),
     weights: str | None = None,
     device: str = "auto",
+    precision: str = "fp32",
     **options: Any,
 ) -> Iterator[str]:
     """`num` pictures of each text, on a sheet under it or as single files; yields lines for people.
@@ -54,6 +55,8 @@ def generate(
     where = runtime.pick_device(device)
     runtime.tune(device=where)
     models = Designed.open(run, upscalers=upscalers, prior=prior, weights=weights, device=where)
+    for stage in models.stages:
+        stage.with_precision(precision)
     pipeline = models.base
     request = models.request(prompts=[text for text in prompts for _ in range(num)], **options)
     yield from notes(pipeline, [*prompts, *_negative(request)])

@@ -25,6 +25,7 @@ def draw(
     trajectory: Path | None = None,
     eta: float | None = None,
     cuda_graphs: bool = False,
+    precision: str = "fp32",
     **options: Any,
 ) -> Iterator[str]:
     """Sample a run into a sheet or a folder; yields lines for people."""
@@ -33,7 +34,7 @@ def draw(
         raise ValueError(f"--trajectory ends in {', '.join(ANIMATIONS)}; got {trajectory}")
     where = runtime.pick_device(device)
     runtime.tune(device=where)
-    pipeline = load(run, weights=weights, device=where)
+    pipeline = load(run, weights=weights, device=where).with_precision(precision)
     if cuda_graphs:
         pipeline.with_graphs()
     options = with_eta(options, eta)

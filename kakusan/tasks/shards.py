@@ -76,6 +76,7 @@ def draw_shards(
     device: str = "auto",
     eta: float | None = None,
     cuda_graphs: bool = False,
+    precision: str = "fp32",
     **options: Any,
 ) -> Iterator[str]:
     """Draw the shards of this process's share that are not there yet; yields lines for people.
@@ -86,7 +87,7 @@ def draw_shards(
     place = Place.here()
     where = place.device(device)
     facts = runtime.tune(device=where)
-    pipeline = load(run, weights=weights, device=where)
+    pipeline = load(run, weights=weights, device=where).with_precision(precision)
     if cuda_graphs:
         pipeline.with_graphs()
     names, _ = wanted(pipeline.classes_under(options.get("guides", ())), labels, all_labels, num)
@@ -121,6 +122,7 @@ def settings(pipeline: Pipeline, request: SampleRequest, size: int) -> dict[str,
         "seed": seeds[0],
         "seeds_and_labels": told,
         "shard_size": size,
+        **({} if pipeline.precision == "fp32" else {"precision": pipeline.precision}),
         **record,
     }
 

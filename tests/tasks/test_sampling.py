@@ -45,6 +45,17 @@ def test_a_sheet_is_drawn_again_bit_for_bit(trained: Path, tmp_path: Path) -> No
     assert read_record(tmp_path / "sheet.png") == read_record(tmp_path / "again.png")
 
 
+def test_a_sheet_in_bfloat16_is_drawn_again_in_bfloat16(trained: Path, tmp_path: Path) -> None:
+    for name in ("fp32", "bf16"):
+        drawn(trained, tmp_path / f"{name}.png", labels=["red", "blue"], num=6, precision=name)
+    assert read_record(tmp_path / "bf16.png")["dtype"] == "bfloat16"
+    assert read_record(tmp_path / "fp32.png")["dtype"] == "float32"
+    exact, rounded = (pixels(tmp_path / f"{name}.png").astype(int) for name in ("fp32", "bf16"))
+    assert 0 < np.abs(exact - rounded).max() <= 16
+    lines = list(again(tmp_path / "bf16.png", tmp_path / "again.png", device="cpu"))
+    assert lines[-1] == "every pixel is equal to the first"
+
+
 def test_a_sheet_drawn_larger_is_drawn_again_as_large(trained: Path, tmp_path: Path) -> None:
     from kakusan.report.grids import grid
 
