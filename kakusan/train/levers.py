@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,14 @@ def _has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
-def pull(backbone: nn.Module, levers: Levers) -> None:
+def pull(backbone: nn.Module, levers: Levers, *, asked: bool = True) -> None:
     """Set a backbone up for training, in place.
+
+    Args:
+        backbone: what is trained.
+        levers: what is used.
+        asked: whether a person asked for compiling; where nobody did, a network that cannot be compiled here runs as
+            written, with a warning.
 
     Raises:
         ValueError: the network has nothing for a lever to act on.
@@ -114,6 +121,25 @@ def pull(backbone: nn.Module, levers: Levers) -> None:
         # In place: a wrapper would change the names of all tensors. Random numbers as without compiling, so that
         # dropout is the same. One program for each shape: there are two at most, whole parts of a batch and the rest.
         backbone.compile(dynamic=False, options={"fallback_random": True})
+        if not asked:
+            backbone._compiled_call_impl = _or_as_written(backbone, backbone._compiled_call_impl)
+
+
+def _or_as_written(backbone: nn.Module, compiled: Any) -> Callable[..., Tensor]:
+    def call(*inputs: Any, **named: Any) -> Tensor:
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            out: Tensor = compiled(*inputs, **named)
+        except TorchDynamoException as error:
+            said = str(error).strip().splitlines() or [""]
+            why = f"{type(error).__name__}: {said[0]}"
+            warnings.warn(f"the network cannot be compiled here and runs as written ({why})", stacklevel=2)
+            backbone._compiled_call_impl = None
+            out = backbone._call_impl(*inputs, **named)
+        return out
+
+    return call
 
 
 @contextlib.contextmanager

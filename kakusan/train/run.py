@@ -98,7 +98,7 @@ class TrainingRun:
         self.levers = choose_levers(
             config.engine, self.device, backbone=backbone, precision=self.precision.name, minutes=minutes
         )
-        pull(backbone, self.levers)
+        pull(backbone, self.levers, asked=config.engine.compile is True)
         self.objective = coupled(choices.build_objective(config.objective, self.spec), self.training)
         self.model.denoiser.independent_noise = self.objective.coupling.independent
         self.stop: str | None = None

@@ -117,6 +117,31 @@ def test_compiling_is_the_default_where_it_pays(monkeypatch: pytest.MonkeyPatch)
     assert not compiled()
 
 
+def test_a_network_that_cannot_be_compiled_runs_as_written_where_nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.exc import TorchDynamoException
+
+    tried = []
+
+    def broken(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        def run(*inputs: Any, **named: Any) -> Any:
+            tried.append(1)
+            raise TorchDynamoException("no working compiler\nand much more")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    network, x = nn.Linear(2, 2), torch.ones(1, 2)
+    expected = network(x)
+    pull(network, Levers(compile=True), asked=False)
+    with pytest.warns(UserWarning, match="runs as written .TorchDynamoException: no working compiler.$"):
+        assert torch.equal(network(x), expected)
+    assert torch.equal(network(x), expected)
+    assert len(tried) == 1
+    pull(network, Levers(compile=True))
+    with pytest.raises(TorchDynamoException):
+        network(x)
+
+
 def test_loaded_moments_lie_like_their_weights() -> None:
     weight = torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last)
     moment = torch.randn(4, 3, 2, 2)
