@@ -22,6 +22,7 @@ import io
 import json
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ from kakusan.metrics.attributes import Rate
 from kakusan.metrics.clip import bare_name, measure_clip, zero_shot
 from kakusan.report.clip import retrieval_rows
 from kakusan.report.embedding_map import EmbeddingMap
+from kakusan.runtime import pick_precision
 from kakusan.train.clip import Captioned, ClipTraining, some_embedded, spaced, train_clip
 from kakusan.train.clip_model import ClipSizes, kinds_of_texts
 
@@ -145,6 +147,7 @@ def main() -> None:
     parser.add_argument("--optimizer", default="muon")
     parser.add_argument("--agree", type=float, default=1.0)
     parser.add_argument("--regions", type=int, default=REGIONS, help="a side, of the tower conv")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="keep the model and the map here")
     options = parser.parse_args()
@@ -154,7 +157,9 @@ def main() -> None:
     towers.REGIONS = options.regions
     clip = ClipSizes(tower=options.tower, loss=options.loss).build(pictures.spec, pairs.texts, seed=0)
     how = ClipTraining(minutes=options.minutes, batch=options.batch, optimizer=options.optimizer, agree=options.agree)
-    trained = train_clip(clip, pairs, apart, how=how, say=lambda line: print(line, file=sys.stderr, flush=True))
+    said = partial(print, file=sys.stderr, flush=True)
+    trained = train_clip(clip, pairs, apart, how=how, precision=options.precision, say=said)
+    precision = pick_precision(options.precision, torch.device("cpu")).name
     rows = spaced(len(apart), 2000)
     figures = {}
     for name, which in kinds_of_texts(apart.texts).items():
@@ -165,8 +170,8 @@ def main() -> None:
         f"{len(pairs)} pairs trained on, {len(apart)} held out, {options.size} pixels a side, {options.tower}, "
         f"{options.loss}, {parameters(clip):,} parameters, {trained.steps} steps of {options.batch} in "
         f"{trained.seconds / 60:.1f} minutes on {options.threads} thread(s); best step {trained.best}; "
-        f"{options.optimizer}, texts agreeing with weight {options.agree:g}, {options.regions} x {options.regions} "
-        "regions.\n"
+        f"{precision}, {options.optimizer}, texts agreeing with weight {options.agree:g}, "
+        f"{options.regions} x {options.regions} regions.\n"
     )
     if options.set == "words":
         told = {part: attributes_told(clip, part, size=options.size) for part in ("seen", "unseen")}

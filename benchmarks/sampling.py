@@ -11,6 +11,7 @@ same). Rounds are interleaved and ratios taken within a round. Peers draw as the
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable
 
 import common
@@ -124,9 +125,13 @@ def work(name: str, num: int, steps: int, threads: int) -> None:
     torch.manual_seed(0)
     network, call = contestant.build()
     draw = DRAW[contestant.build](network, call, num, steps)
+    ours = contestant.needs == "kakusan"
+    if ours:
+        # As `kakusan sample --precision auto` does.
+        precision.around(network)
 
     def run() -> object:
-        with precision.autocast():
+        with contextlib.nullcontext() if ours else precision.autocast():
             return draw()
 
     common.serve({**networks.facts(contestant, backward=False), "precision": precision.name}, run)

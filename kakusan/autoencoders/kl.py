@@ -62,8 +62,8 @@ class KlAutoencoder(Autoencoder):
         return mean, log_std.exp()
 
     def code(self, x: Tensor, noise: Noise) -> Code:
+        mean, log_std = self._posterior(x)
         with full_precision(x):
-            mean, log_std = self._posterior(x)
             latent = mean + log_std.exp() * noise(mean.shape[1:])
             nats = kl_divergence(mean, log_std).flatten(2)
         by_channel = nats.detach().mean(dim=(0, 2))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kakusan.encoders.base import TextEncoder
 from kakusan.encoders.contrastive import ContrastiveLoss, SoftmaxContrast, same_texts
 from kakusan.encoders.image import ImageTower
+from kakusan.nn.norms import full_precision
 from kakusan.specs import register
 
 LARGEST_LOG_SCALE = 4.6052
@@ -64,7 +65,9 @@ class Clip(nn.Module):
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
         """Scaled similarity (N, M) of directions (N, D) and (M, D)."""
-        return self.scale * images @ texts.T + self.bias
+        # Multiplied by up to 100, what bfloat16 rounds off would decide pairs.
+        with full_precision(images):
+            return self.scale * images @ texts.T + self.bias
 
     @property
     def scale(self) -> Tensor:

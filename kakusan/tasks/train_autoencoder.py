@@ -52,6 +52,7 @@ def train_autoencoder(
             out,
             device=config.run.device,
             threads=config.run.threads,
+            precision=config.run.precision,
             config=to_toml(config),
             say=say,
             on_step=on_step,

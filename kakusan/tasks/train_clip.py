@@ -63,7 +63,7 @@ def train_clip(
     notes = notes_on(clip, pairs, len(pictures))
     for note in notes:
         say(f"note: {note}")
-    run = training.ClipRun(clip, pairs, apart, how=how, say=say)
+    run = training.ClipRun(clip, pairs, apart, how=how, precision=config.run.precision, say=say)
     if not clip_checkpoint.to_the_end(
         run, out, sizes, (pictures, held_out), config=to_toml(config), threads=threads, say=say
     ):

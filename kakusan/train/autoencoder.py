@@ -153,6 +153,7 @@ class AutoencoderRun:
         out: the folder.
         device: a device's name, or "auto".
         threads: of the CPU; chosen when not given.
+        precision: of products: auto, fp32 or bf16.
         config: text that the folder keeps as `config.toml`, when given.
         say: takes lines for people.
         on_step: called after every step.
@@ -170,6 +171,7 @@ class AutoencoderRun:
         *,
         device: str = "auto",
         threads: int | None = None,
+        precision: str = "auto",
         config: str | None = None,
         say: Callable[[str], None] = print,
         on_step: Callable[[TrainStep, AutoencoderRun], None] | None = None,
@@ -192,7 +194,10 @@ class AutoencoderRun:
             groups.append(Group(list(self.bench.discriminator.parameters()), JudgeLoss(self.maker), how.judge))
         feed = Feed(training, seed=how.seed, batch=min(how.batch, len(training)), device=self.device)
         profiles = {PROFILE: EmaProfile(0.05)}
-        self.trainer = Trainer(self.bench, groups, feed, steps=how.steps or 1, profiles=profiles, seed=how.seed)
+        autocast = runtime.pick_precision(precision, self.device).autocast
+        self.trainer = Trainer(
+            self.bench, groups, feed, steps=how.steps or 1, profiles=profiles, seed=how.seed, autocast=autocast
+        )
         self.stop: str | None = None
         self._moments = Moments()
         if old is not None:

@@ -91,6 +91,7 @@ class AutoencoderRunSettings:
         checkpoints: how often a checkpoint is written, beside the one at the end.
         threads: of the CPU; chosen when not given.
         device: auto, cpu, cuda.
+        precision: of products: auto (bf16 where the device multiplies it itself), fp32 or bf16.
     """
 
     minutes: MaybeFloat = None
@@ -101,6 +102,7 @@ class AutoencoderRunSettings:
     checkpoints: int = 3
     threads: MaybeInt = None
     device: str = "auto"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)

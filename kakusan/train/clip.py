@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kakusan.encoders.clip import Clip
+from kakusan.runtime import pick_precision
 from kakusan.specs import suggestion
 from kakusan.train.captioned import (
     Batch,
@@ -148,6 +149,7 @@ def train_clip(
     held_out: Captioned | None,
     *,
     how: ClipTraining,
+    precision: str = "auto",
     say: Callable[[str], None] | None = None,
 ) -> TrainedClip:
     """Train both towers; keep the averaged weights of the measurement with the least held-out loss.
@@ -160,12 +162,13 @@ def train_clip(
         training: pairs.
         held_out: those to measure on; None where there are none.
         how: how long, and how.
+        precision: of products in training: auto, fp32 or bf16.
         say: takes lines for people.
 
     Raises:
         ValueError: fewer than two pairs, or numbers that stay not finite.
     """
-    run = ClipRun(clip, training, held_out, how=how, say=say)
+    run = ClipRun(clip, training, held_out, how=how, precision=precision, say=say)
     run.go_on()
     return run.finished()
 
@@ -178,6 +181,7 @@ class ClipRun:
         training: pairs.
         held_out: those to measure on; None where there are none.
         how: how long, and how.
+        precision: of products in training: auto, fp32 or bf16.
         say: takes lines for people.
 
     Raises:
@@ -191,11 +195,13 @@ class ClipRun:
         held_out: Captioned | None,
         *,
         how: ClipTraining,
+        precision: str = "auto",
         say: Callable[[str], None] | None = None,
     ) -> None:
         if len(training) < 2:
             raise ValueError(f"CLIP learns to tell pairs apart and needs at least 2, got {len(training)}")
         self.clip, self.training, self.how, self._say = clip, training, how, say
+        self.precision = pick_precision(precision, clip.device)
         apart = held_out is not None and len(held_out) >= 2
         self._measured = held_out if apart and held_out is not None else training
         self.measured_on = "held-out" if apart else "training"
@@ -251,7 +257,8 @@ class ClipRun:
                 group["lr"] = group["highest"] * pace
             optimizer.zero_grad(set_to_none=True)
         clip.train()
-        loss = clip.batch_loss(batch.x, batch.ids, batch.also, second=batch.second, agree=how.agree)
+        with self.precision.autocast():
+            loss = clip.batch_loss(batch.x, batch.ids, batch.also, second=batch.second, agree=how.agree)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
         if bool(torch.isfinite(loss.detach()) & norm.isfinite()):

@@ -54,6 +54,7 @@ class ClipRunSettings:
         seed: of weights, order and augmentation.
         threads: of the CPU; chosen when not given.
         device: auto, cpu, cuda.
+        precision: of products: auto (bf16 where the device multiplies it itself), fp32 or bf16.
     """
 
     minutes: MaybeFloat = None
@@ -67,11 +68,13 @@ class ClipRunSettings:
     seed: int = 0
     threads: MaybeInt = None
     device: str = "auto"
+    precision: str = "auto"
 
     def plan(self) -> dict[str, Any]:
         """Of these what `ClipTraining` takes, by its names: all but the means."""
         minutes = MINUTES if self.minutes is None else self.minutes
-        return {k: v for k, v in vars(self).items() if k not in ("threads", "device")} | {"minutes": minutes}
+        means = ("threads", "device", "precision")
+        return {k: v for k, v in vars(self).items() if k not in means} | {"minutes": minutes}
 
 
 @dataclass(frozen=True)
