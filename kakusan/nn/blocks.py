@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -152,4 +153,9 @@ class Upsample(nn.Module):
     """Each cell repeated twice in every spatial dimension: (B, C, *spatial) -> (B, C, *(2 * spatial))."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            # What torch 2.13 compiles of the next line for bfloat16 on a CPU loses the gradient (it becomes zero).
+            for axis in range(2, x.dim()):
+                x = x.unsqueeze(axis + 1).expand(*x.shape[: axis + 1], 2, *x.shape[axis + 1 :]).flatten(axis, axis + 1)
+            return x
         return F.interpolate(x, scale_factor=2.0, mode="nearest")

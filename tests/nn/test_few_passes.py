@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F
 from token_networks import awake, randn, small
 
-from kakusan.nn import SoftmaxAttention, attention, rotary
+from kakusan.nn import SoftmaxAttention, UNet, attention, rotary
+from kakusan.nn.blocks import Upsample
 from kakusan.nn.modulation import modulated_norm
 from kakusan.nn.norms import AdaptiveGroupNorm, GroupNorm
 from kakusan.nn.tokens import SelfAttention
@@ -147,6 +150,35 @@ def test_a_compiled_network_is_the_same_function(bfloat16):
             assert relative(a, b.double()) < 0.05
         else:
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(3,), (3, 4), (2, 3, 4)])
+def test_upsampling_is_the_same_with_and_without_a_compiler(size):
+    x = randn(2, 5, *size)
+    assert torch.equal(torch.compile(Upsample(), backend="eager", dynamic=False)(x), Upsample()(x))
+
+
+@pytest.mark.skipif(
+    "KAKUSAN_TEST_COMPILER" not in os.environ, reason="takes a minute and needs a C++ compiler: KAKUSAN_TEST_COMPILER=1"
+)
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize(
+    "build", [lambda: small(width=32), lambda: UNet(channels=2, width=16, multipliers=(1, 2), depth=1)]
+)
+def test_gradients_of_the_real_compiler(build, bfloat16):
+    network = awake(build())
+    x, c_noise = randn(4, 2, 16, 16), randn(4, seed=1)
+    found = []
+    for called in (network, torch.compile(network, dynamic=False)):
+        network.zero_grad()
+        with torch.autocast("cpu", enabled=bfloat16):
+            out = called(x, c_noise)
+        F.mse_loss(out.float(), x).backward()
+        found.append({n: p.grad for n, p in network.named_parameters() if p.grad is not None})
+    assert len(found[0]) > 20
+    for name, gradient in found[0].items():
+        assert relative(found[1][name], gradient.double()) < (0.2 if bfloat16 else 1e-3), name
 
 
 def test_positions_are_turned_alike_with_and_without_a_compiler():
