@@ -159,7 +159,7 @@ def chart(found: Found) -> Any:
             one.axhline(floor, color=colour, linewidth=0.9, linestyle=":")
     one.axhline(1.0, color=style.MUTED, linewidth=0.9)
     two.axhline(found.judge, color=style.MUTED, linewidth=0.9)
-    one.legend(fontsize=8, frameon=False, loc="upper right")
+    one.legend(fontsize=8, frameon=False, loc="best")
     for axes in (one, two):
         axes.set_xlim(left=0.0)
     return figure
