@@ -91,7 +91,8 @@ def test_worse_pictures_score_worse(reference):
     good, bad = ({r.name: r for r in evaluation(reference).measure(samples(reference, low=low))} for low in (0, 200))
     assert bad["frechet"].ratio > 2.0 * good["frechet"].ratio
     assert bad["coverage"].value < good["coverage"].value
-    assert bad["frechet"].null == good["frechet"].null
+    # The same reference against itself; sums may end in another bit where the memory lies otherwise (MKL, AVX-512).
+    assert bad["frechet"].null == pytest.approx(good["frechet"].null, rel=1e-12)
 
 
 def test_classes_are_kept_in_proportion_where_the_samples_have_them(reference):
