@@ -41,9 +41,9 @@ class Levers:
 
 
 # Where the settings leave it open. On a CPU channels last ran at 0.78x to 0.84x. Compiling pays where a CPU multiplies
-# bfloat16 by itself, because what is left there are passes over memory: a DiT's step at 1.5x after about a minute, a
-# U-Net's at 1.1x after two (docs/results/throughput.md). On other devices nothing has been measured yet, and what is
-# not measured is off.
+# bfloat16 by itself, because what is left there are passes over memory: a DiT's step ran at 1.7x after about a minute
+# (docs/results/throughput.md), a U-Net's in float32 at 1.03x (docs/results/engine.md). What is not measured is off: other
+# devices, and several processes (FSDP takes no compiled network at all).
 DEFAULTS: dict[str, Levers] = {"cpu": Levers()}
 # A run this long gets its minute of compiling back several times.
 COMPILED_FROM_MINUTES = 15.0
@@ -56,6 +56,7 @@ def choose_levers(
     backbone: nn.Module | None = None,
     precision: str = "fp32",
     minutes: float | None = None,
+    processes: int = 1,
 ) -> Levers:
     """The levers that the settings and the device ask for.
 
@@ -65,6 +66,7 @@ def choose_levers(
         backbone: what is trained.
         precision: name of its number format.
         minutes: how long the run will be, where that is known.
+        processes: that train together.
     """
     usual = DEFAULTS.get(device.type, Levers())
     if (
@@ -72,6 +74,7 @@ def choose_levers(
         and precision == "bf16"
         and isinstance(backbone, DiT)
         and (minutes or 0.0) >= COMPILED_FROM_MINUTES
+        and processes == 1
         and _has_compiler()
     ):
         usual = replace(usual, compile=True)

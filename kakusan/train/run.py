@@ -96,7 +96,12 @@ class TrainingRun:
         self.pairing = self.pairing.read_by(self.model)
         backbone, minutes = self.model.denoiser.backbone, config.run.minutes if config.run.steps is None else None
         self.levers = choose_levers(
-            config.engine, self.device, backbone=backbone, precision=self.precision.name, minutes=minutes
+            config.engine,
+            self.device,
+            backbone=backbone,
+            precision=self.precision.name,
+            minutes=minutes,
+            processes=self.world.size,
         )
         pull(backbone, self.levers, asked=config.engine.compile is True)
         self.objective = coupled(choices.build_objective(config.objective, self.spec), self.training)
@@ -140,20 +145,17 @@ class TrainingRun:
     def _pace(self) -> Pace:
         """What one step takes. A run keeps its number of threads, because sums depend on it in their last bits."""
         before = self.trainer.portions.most
-        slow_start = "compiling the network, which takes a minute or two"
-        if self.device.type != "cpu" or self.config.run.threads is not None:
-            if self.levers.compile:
-                self.say(slow_start)
-            pace = self._step_pace()
-        else:
+        pace: Pace | None = None
+        if self.device.type == "cpu" and self.config.run.threads is None:
             # A compiled network would be compiled anew for each number of threads.
             with uncompiled(self.model):
                 pace, threads = choose_threads(self._step_pace, self.say)
             self.facts_of_machine = runtime.tune(threads=threads, device=self.device)
             self.config = dataclasses.replace(self.config, run=dataclasses.replace(self.config.run, threads=threads))
+        if pace is None or self.levers.compile:
             if self.levers.compile:
-                self.say(slow_start)
-                pace = self._step_pace()
+                self.say("compiling the network, which takes a minute or two")
+            pace = self._step_pace()
         if self.trainer.portions.most != before:
             self._narrowed(self.trainer.portions)
         return pace

@@ -113,6 +113,7 @@ def test_compiling_is_the_default_where_it_pays(monkeypatch: pytest.MonkeyPatch)
     assert not compiled(precision="fp32")
     assert not compiled(minutes=5.0)
     assert not compiled(minutes=None)
+    assert not compiled(processes=2)
     monkeypatch.setattr(levers.shutil, "which", lambda name: None)
     assert not compiled()
 
