@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kakusan.conditioning import TokenSet
 from kakusan.nn.attention import CPU_PLAIN_LIMIT, Attention, TokenProducts
 from kakusan.nn.norms import GroupNorm
-from kakusan.nn.rotary import as_halves, rotate, turned_units, turned_units_in_halves
+from kakusan.nn.rotary import EPS, as_halves, rotate, turned_units, turned_units_in_halves
 from kakusan.specs import register
 
 
@@ -123,7 +123,7 @@ class _Scaled(nn.Module):
 
     def normalised(self, x: Tensor) -> Tensor:
         """(B, L, heads, d) -> the same."""
-        return F.rms_norm(x, (self.head_width,), eps=1e-6)
+        return F.rms_norm(x, (self.head_width,), eps=EPS)
 
     def lengths(self) -> Tensor | None:
         """Of queries and keys (2 heads, 1), where features are the vectors themselves: the temperature, and 1."""

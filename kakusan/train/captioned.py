@@ -80,17 +80,8 @@ class Captioned:
         return [self.texts[row][int(die * len(self.texts[row]))] for row, die in chosen]
 
 
-def shared(pairs: Captioned, rows: Tensor, texts: Sequence[str]) -> Tensor:
-    """(B, B) bool, True where text j is one of all texts of picture i, or text i one of picture j's."""
-    return _belonging(_owned(pairs, rows), texts)
-
-
-def _owned(pairs: Captioned, rows: Tensor) -> list[frozenset[str]]:
-    """All texts of each of the pictures at `rows`."""
-    return [frozenset(pairs.texts[row]) for row in rows.tolist()]
-
-
-def _belonging(owned: Sequence[frozenset[str]], texts: Sequence[str]) -> Tensor:
+def shared(owned: Sequence[frozenset[str]], texts: Sequence[str]) -> Tensor:
+    """(B, B) bool, True where text j is one of all texts `owned` by picture i, or text i one of picture j's."""
     belongs = torch.tensor([[text in own for text in texts] for own in owned])
     return belongs | belongs.T
 
@@ -139,10 +130,10 @@ def batch_of(clip: Clip, pairs: Captioned, numbers: Tensor, *, seed: int, augmen
     rows, seeds = order(numbers, len(pairs), seed), torch.full((len(numbers),), seed)
     dice = uniform(seeds, Stream.AUGMENT, numbers, shape=(5,))
     x = _moved(pairs.read(rows).to(clip.device), pairs.flip, dice, augment)
-    owned = _owned(pairs, rows)
+    owned = [frozenset(pairs.texts[row]) for row in rows.tolist()]
 
     def told(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        return clip.text.tokens(texts).to(clip.device), _belonging(owned, texts)
+        return clip.text.tokens(texts).to(clip.device), shared(owned, texts)
 
     if not two or not pairs.several:
         return Batch(x, *told(pairs.pick(rows, uniform(seeds, Stream.CAPTION, numbers))), None)

@@ -42,8 +42,8 @@ class Levers:
 
 # Where the settings leave it open. On a CPU channels last ran at 0.78x to 0.84x. Compiling pays where a CPU multiplies
 # bfloat16 by itself, because what is left there are passes over memory: a DiT's step ran at 1.7x after about a minute
-# (docs/results/throughput.md), a U-Net's in float32 at 1.03x (docs/results/engine.md). What is not measured is off: other
-# devices, and several processes (FSDP takes no compiled network at all).
+# (docs/results/throughput.md), a U-Net's in float32 at 1.03x (docs/results/engine.md). What is not measured is off:
+# other devices, and several processes (FSDP takes no compiled network at all).
 DEFAULTS: dict[str, Levers] = {"cpu": Levers()}
 # A run this long gets its minute of compiling back several times.
 COMPILED_FROM_MINUTES = 15.0
