@@ -6,7 +6,6 @@ matrices, so the plain path makes no copy.
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kakusan.nn.layout import MULTIPLIES_TILES, as_map, as_tokens, channels_lie_last
 from kakusan.nn.norms import GroupNorm, full_precision
 from kakusan.specs import register
 
 # Up to this many positions the CPU is faster with the whole attention matrix in memory than with the fused kernel.
 CPU_PLAIN_LIMIT = 1024
+UNIT_EPS = 1e-6
 
 
 class Attention(Protocol):
@@ -190,6 +191,10 @@ class _SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels = x.shape[:2]
+        if channels_lie_last(x):
+            tokens = _pointwise(self.qkv, as_tokens(self.norm(x))).unflatten(-1, (3, self.heads, -1))
+            tokens = tokens.select(2, 2) if self.identity else self.mix_tokens(tokens)
+            return x + as_map(_pointwise(self.out, tokens.flatten(2)), x)
         qkv = self.qkv(self.norm(x).flatten(2))
         q, k, v = qkv.view(batch, 3, self.heads, channels // self.heads, -1).unbind(1)
         mixed = v if self.identity else self.mix(q, k, v)
@@ -197,7 +202,17 @@ class _SelfAttention(nn.Module):
         return out
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Each (B, heads, d, L)."""
         raise NotImplementedError
+
+    def mix_tokens(self, qkv: Tensor) -> Tensor:
+        """The same of tokens (B, L, 3, heads, d) -> (B, L, heads, d)."""
+        raise NotImplementedError
+
+
+def _pointwise(layer: nn.Conv1d, tokens: Tensor) -> Tensor:
+    """A convolution with a kernel of 1, on tokens (B, L, C)."""
+    return F.linear(tokens, layer.weight.squeeze(-1), layer.bias)
 
 
 class _SoftmaxAttention(_SelfAttention):
@@ -218,6 +233,12 @@ class _SoftmaxAttention(_SelfAttention):
         q, k, v = (y.transpose(-1, -2).contiguous() for y in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(-1, -2)
 
+    def mix_tokens(self, qkv: Tensor) -> Tensor:
+        both, v = qkv.split((2, 1), dim=2)
+        scale = self.log_scale.exp().view(self.heads, 1)
+        q, k = units(both, torch.stack([scale, torch.ones_like(scale)]), eps=UNIT_EPS).unbind(2)
+        return SoftmaxProducts(self.heads).mix(q, k, v.squeeze(2), None)
+
 
 class _LinearAttention(_SelfAttention):
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -225,6 +246,11 @@ class _LinearAttention(_SelfAttention):
         q = q.float().softmax(dim=-2).to(v.dtype)
         k = k.float().softmax(dim=-1).to(v.dtype)
         return (v @ k.transpose(-1, -2)) @ q
+
+    def mix_tokens(self, qkv: Tensor) -> Tensor:
+        q, k, v = qkv.unbind(2)
+        products = LinearProducts(self.heads)
+        return products.mix(products.features(q), products.key_features(k, None), v, None)
 
 
 class _PlainAttention(torch.autograd.Function):
@@ -256,16 +282,71 @@ def _fused_is_faster(*operands: Tensor) -> bool:
     There it took half the time of the plain path, and its backward pass twice.
     """
     recorded = torch.is_grad_enabled() and any(x.requires_grad for x in operands)
-    return operands[0].dtype == torch.bfloat16 and not recorded and _multiplies_tiles()
-
-
-@functools.cache
-def _multiplies_tiles() -> bool:
-    # A private name of torch, so its absence means no.
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+    return operands[0].dtype == torch.bfloat16 and not recorded and MULTIPLIES_TILES
 
 
 def _unit(x: Tensor, length: Tensor | float = 1.0) -> Tensor:
     """Vectors of some length along the features (B, heads, d, L), norm in float32."""
     squared = x.float().square().sum(dim=-2, keepdim=True)
-    return x * ((squared + 1e-6).rsqrt() * length).to(x.dtype)
+    return x * ((squared + UNIT_EPS).rsqrt() * length).to(x.dtype)
+
+
+def units(x: Tensor, length: Tensor, *, eps: float) -> Tensor:
+    """Vectors of some length along the last axis.
+
+    Args:
+        x: (..., d).
+        length: of a shape that expands to (..., 1).
+        eps: added to squares.
+    """
+    if torch.compiler.is_compiling():
+        return x * ((_dot(x.to(length.dtype), x, length.dtype) + eps).rsqrt() * length).to(x.dtype)
+    out: Tensor = _Units.apply(x, length, eps)[0]
+    return out
+
+
+class _Units(torch.autograd.Function):
+    """`units` with few passes over memory."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, length: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        inverse = (_dot(x, x, length.dtype) + eps).rsqrt()
+        return x * (inverse * length).to(x.dtype), inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+        x, length, ctx.eps = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, length, output[1])
+        ctx.save_for_forward(x, length, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, length, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # A derivative of this derivative is wanted, and the factor is a function of x.
+            inverse = (_dot(x, x, length.dtype) + ctx.eps).rsqrt()
+        along = inverse * _dot(gradient, x, length.dtype)
+        slope, back = inverse * length, inverse.square() * along * length
+        change = torch.addcmul(gradient * slope.to(x.dtype), x, back.to(x.dtype), value=-1.0)
+        return change, along.sum_to_size(length.shape), None
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor | None, length_tangent: Tensor | None, _: None) -> tuple[Tensor, None]:
+        x, length, inverse = ctx.saved_tensors
+        wide = x.to(length.dtype)
+        change = torch.zeros_like(wide)
+        if x_tangent is not None:
+            tangent = x_tangent.to(length.dtype)
+            dot = (tangent * wide).sum(dim=-1, keepdim=True)
+            change = change + length * inverse * (tangent - inverse.square() * dot * wide)
+        if length_tangent is not None:
+            change = change + length_tangent * inverse * wide
+        return change.to(x.dtype), None
+
+
+def _dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """(..., d) each -> (..., 1)."""
+    return (a * b).sum(dim=-1, keepdim=True, dtype=dtype)

@@ -16,6 +16,7 @@ from kakusan.conditioning import Condition
 from kakusan.nn.blocks import conv
 from kakusan.nn.checkpointing import run
 from kakusan.nn.fourier import FourierFeatures
+from kakusan.nn.layout import laid
 from kakusan.nn.norms import full_precision
 from kakusan.nn.patch import Patched
 from kakusan.nn.shapes import check_input, pad
@@ -84,6 +85,7 @@ class ControlBranch(nn.Module):
             copy.deepcopy(part).requires_grad_(True) for part in (base.stem, base.down, base.middle, base.embedding)
         )
         self.downsample, self.factor, self.checkpointing = base.downsample, base.factor, False
+        self.channels_last: bool | None = None
         # The modulation of the blocks that are copied: the first, in the order they run.
         count = sum(len(cast(nn.ModuleList, stage)) for stage in base.down) + len(base.middle)
         self._widths = base._modulation_widths[:count]
@@ -104,6 +106,7 @@ class ControlBranch(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition, spatial: Tensor) -> Sequence[Tensor]:
         spatial = spatial.to(x.dtype).expand(len(x), *spatial.shape[1:])
         h = self.stem(pad(x, self.factor)) + self.enter(F.silu(self.look(pad(spatial, self.factor))))
+        h = laid(h, self.channels_last)
         with full_precision(c_noise):
             rows: Tensor = self.modulation(self.embedding(c_noise, cond.vector, cond.augment))
         modulation = iter(rows.split(self._widths, dim=1))

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kakusan.conditioning import TokenSet
-from kakusan.nn.attention import CPU_PLAIN_LIMIT, Attention, TokenProducts
+from kakusan.nn.attention import CPU_PLAIN_LIMIT, Attention, SoftmaxProducts, TokenProducts, units
+from kakusan.nn.layout import as_map, as_tokens, channels_lie_last
 from kakusan.nn.norms import GroupNorm
 from kakusan.nn.rotary import EPS, as_halves, rotate, turned_units, turned_units_in_halves
 from kakusan.specs import register
@@ -286,6 +287,8 @@ class MapCrossAttention(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(heads, 1))
 
     def forward(self, x: Tensor, keys_values: Tensor, mask: Tensor | None) -> Tensor:
+        if channels_lie_last(x) and self.watch is None:
+            return x + as_map(self._of_tokens(as_tokens(self.norm(x)), keys_values, mask), x)
         q = _left(self.q.weight, self.norm(x).flatten(2)).unflatten(1, (self.heads, self.head_width))
         k, v = keys_values.unflatten(2, (2, self.heads, self.head_width)).unbind(2)
         temperature = self.log_scale.exp() / math.sqrt(self.head_width)
@@ -300,6 +303,15 @@ class MapCrossAttention(nn.Module):
         if self.watch is not None:
             self.watch(self._weights(q, k, size, mask).mT)
         return x + self._fused(q * size.to(q.dtype), k, v, mask).view(x.shape)
+
+    def _of_tokens(self, x: Tensor, keys_values: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, L, C) -> the same shape, without the residual."""
+        both = (self.heads, self.head_width)
+        k, v = keys_values.unflatten(2, (2, *both)).unbind(2)
+        eps = 1e-6 * self.head_width
+        q = units(self.q(x).unflatten(2, both), self.log_scale.exp(), eps=eps)
+        k = units(k, torch.full_like(self.log_scale, math.sqrt(self.head_width)), eps=eps)
+        return self.out(SoftmaxProducts(self.heads).mix(q, k, v, mask).flatten(2))
 
     def _weights(self, q: Tensor, k: Tensor, size: Tensor, mask: Tensor | None) -> Tensor:
         """(B, heads, M, L) float32, of q (B, heads, d, L)."""

@@ -14,6 +14,7 @@ from kakusan.nn.attention import Attention, SoftmaxAttention
 from kakusan.nn.blocks import Block, Blocks, Downsample, ResidualBlocks, Upsample, conv
 from kakusan.nn.checkpointing import run
 from kakusan.nn.embeddings import Embedding
+from kakusan.nn.layout import laid
 from kakusan.nn.norms import GroupNorm, full_precision
 from kakusan.nn.shapes import check_arguments, check_input, crop, levels_for, pad, with_spatial
 from kakusan.nn.tokens import ConditionTokens, KeysAndValues, MapCrossAttention
@@ -34,6 +35,7 @@ class UNet(nn.Module):
     missing, unexpected or of another width is an error: none is ever ignored.
 
     Setting `checkpointing` trades time for memory: what blocks computed is computed again in the backward pass.
+    `channels_last` says how maps lie in memory (`kakusan.nn.layout`); None lets the machine and number format decide.
 
     Args:
         channels: channels of x.
@@ -87,6 +89,7 @@ class UNet(nn.Module):
         self.augment_width = augment_width
         self.token_widths = token_widths_of(tokens, token_levels, levels)
         self.checkpointing = False
+        self.channels_last: bool | None = None
         self.factor = 2 ** (levels - 1)
         widths = [width * m for m in multipliers]
 
@@ -177,7 +180,7 @@ class UNet(nn.Module):
         vector, augment = (None, None) if cond is None else (cond.vector, cond.augment)
         x = with_spatial(x, cond)
         spatial = x.shape[2:]
-        h = self.stem(pad(x, self.factor))
+        h = laid(self.stem(pad(x, self.factor)), self.channels_last)
         modulation = iter(self._modulate(c_noise, vector, augment))
         told = Told(self.context, cond, len(x))
         skips = []
@@ -195,7 +198,7 @@ class UNet(nn.Module):
             for layer in cast(nn.ModuleList, stage):
                 h = torch.cat([h, skips.pop()], dim=1)
                 h = run(layer, h, next(modulation), *told.of(layer), checkpointing=self.checkpointing)
-        return crop(self.head(F.silu(self.norm(h))), spatial)
+        return crop(self.head(F.silu(self.norm(h))), spatial).contiguous()
 
     def _modulate(self, c_noise: Tensor, vector: Tensor | None, augment: Tensor | None) -> tuple[Tensor, ...]:
         with full_precision(c_noise):

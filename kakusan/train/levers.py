@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kakusan.nn import DiT
+from kakusan.nn import DiT, UNet, layout
+from kakusan.nn.layout import FORMATS
 
 if TYPE_CHECKING:
     from kakusan.config import EngineSettings
-
-_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 @dataclass(frozen=True)
@@ -31,19 +30,20 @@ class Levers:
 
     Args:
         compile: training passes of the backbone run compiled by `torch.compile`.
-        channels_last: kernels of convolutions over two and three dimensions lie in memory with their channels last.
+        channels_last: maps and kernels of convolutions over two and three dimensions lie in memory with their channels
+            last; None lets each network decide for its maps (`kakusan.nn.layout`).
         checkpointing: activations are computed again in the backward pass in place of being kept.
     """
 
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
     checkpointing: bool = False
 
 
-# Where the settings leave it open. On a CPU channels last ran at 0.78x to 0.84x. Compiling pays where a CPU multiplies
-# bfloat16 by itself, because what is left there are passes over memory: a DiT's step ran at 1.7x after about a minute
-# (docs/results/throughput.md), a U-Net's in float32 at 1.03x (docs/results/engine.md). What is not measured is off:
-# other devices, and several processes (FSDP takes no compiled network at all).
+# Where the settings leave it open. Compiling pays where a CPU multiplies bfloat16 by itself, because what is left there
+# are passes over memory: after one to two minutes of compiling a DiT's step ran at 1.7x, a U-Net's at 1.3x (measured on
+# tiles, docs/results/throughput.md); in float32 at 1.03x (docs/results/engine.md). What is not measured is off: other
+# devices, and several processes (FSDP takes no compiled network at all).
 DEFAULTS: dict[str, Levers] = {"cpu": Levers()}
 # A run this long gets its minute of compiling back several times.
 COMPILED_FROM_MINUTES = 15.0
@@ -72,7 +72,7 @@ def choose_levers(
     if (
         device.type == "cpu"
         and precision == "bf16"
-        and isinstance(backbone, DiT)
+        and (isinstance(backbone, DiT) or (isinstance(backbone, UNet) and layout.MULTIPLIES_TILES))
         and (minutes or 0.0) >= COMPILED_FROM_MINUTES
         and processes == 1
         and _has_compiler()
@@ -112,14 +112,17 @@ def pull(backbone: nn.Module, levers: Levers, *, asked: bool = True) -> None:
         for part in able:
             part.checkpointing = True  # type: ignore[assignment]
     if levers.channels_last:
-        kernels = [p for p in backbone.parameters() if p.dim() in _FORMATS]
+        kernels = [p for p in backbone.parameters() if p.dim() in FORMATS]
         if not kernels:
             raise ValueError(
                 f"{type(backbone).__name__} has no convolution over two or three dimensions, so there are no channels "
                 "to put last; leave --channels-last out"
             )
         for kernel in kernels:
-            kernel.data = kernel.data.contiguous(memory_format=_FORMATS[kernel.dim()])
+            kernel.data = kernel.data.contiguous(memory_format=FORMATS[kernel.dim()])
+    for part in backbone.modules():
+        if hasattr(part, "channels_last"):
+            part.channels_last = levers.channels_last  # type: ignore[assignment]
     if levers.compile:
         # In place: a wrapper would change the names of all tensors. Random numbers as without compiling, so that
         # dropout is the same. One program for each shape: there are two at most, whole parts of a batch and the rest.

@@ -97,7 +97,7 @@ def relative(found, exact):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_attention_of_bfloat16_and_its_gradients(fused, monkeypatch):
-    monkeypatch.setattr(attention, "_multiplies_tiles", lambda: fused)
+    monkeypatch.setattr(attention, "MULTIPLIES_TILES", fused)
     products = SoftmaxAttention(heads=2).products(32)
     given = [randn(2, 9, 2, 16, seed=s).mul(0.5).bfloat16().requires_grad_() for s in range(3)]
     exact = [y.detach().double().requires_grad_() for y in given]
@@ -128,7 +128,8 @@ def test_group_norm_of_bfloat16_is_that_of_float32_rounded(adaptive, last):
     wanted = torch.autograd.grad(expected, (wide, *parameters), gradient.float())
     assert relative(found[0], wanted[0].double()) < 0.005
     for a, b in zip(found[1:], wanted[1:], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        # With channels last they are sums of products in bfloat16, each rounded by at most 2^-9.
+        assert relative(a, b.double()) < (2**-8 if last else 1e-4)
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
@@ -177,8 +178,11 @@ def test_gradients_of_the_real_compiler(build, bfloat16):
         F.mse_loss(out.float(), x).backward()
         found.append({n: p.grad for n, p in network.named_parameters() if p.grad is not None})
     assert len(found[0]) > 20
+    whole = torch.stack([gradient.norm() for gradient in found[0].values()]).norm()
     for name, gradient in found[0].items():
-        assert relative(found[1][name], gradient.double()) < (0.2 if bfloat16 else 1e-3), name
+        # In bfloat16 what is left of a sum that nearly cancels is rounding.
+        size = torch.maximum(gradient.norm(), 1e-3 * whole)
+        assert (found[1][name] - gradient).norm() < (0.2 if bfloat16 else 1e-3) * size, name
 
 
 def test_positions_are_turned_alike_with_and_without_a_compiler():
