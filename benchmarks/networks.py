@@ -26,7 +26,7 @@ from kakusan.train.levers import COMPILED_FROM_MINUTES, choose_levers
 
 SHAPE = (3, 32, 32)
 Call = Callable[[Any, Tensor, Tensor], Tensor]
-OUR_UNET, OUR_DIT = "kakusan", "kakusan DiT"
+OUR_UNET, OUR_LARGE, OUR_DIT = "kakusan", "kakusan, 6.6 M", "kakusan DiT"
 
 
 def build_kakusan() -> tuple[nn.Module, Call]:
@@ -51,6 +51,29 @@ def build_diffusers() -> tuple[nn.Module, Call]:
         out_channels=SHAPE[0],
         block_out_channels=(64, 80, 144),
         norm_num_groups=16,
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    )
+    return network, lambda network, x, c: network(x, c).sample
+
+
+def build_kakusan_large() -> tuple[nn.Module, Call]:
+    """As wide at each resolution as makes the parameters and arithmetic of `build_diffusers_large`."""
+    from kakusan.nn import UNet
+
+    network = UNet.for_data(SHAPE[0], SHAPE[1:], width=16, multipliers=(5, 9, 10), attention_levels=(1,))
+    return network, lambda network, x, c: network(x, c)
+
+
+def build_diffusers_large() -> tuple[nn.Module, Call]:
+    from diffusers import UNet2DModel
+
+    network = UNet2DModel(
+        sample_size=SHAPE[1],
+        in_channels=SHAPE[0],
+        out_channels=SHAPE[0],
+        block_out_channels=(64, 128, 128),
         layers_per_block=2,
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
@@ -188,7 +211,8 @@ class Contestant:
 
 
 UNETS: dict[str, Contestant] = {
-    OUR_UNET: Contestant(build_kakusan, True),
+    OUR_UNET: Contestant(build_kakusan, True, compiled=True),
+    "kakusan, not compiled": Contestant(build_kakusan, True, samples=False),
     "kakusan, float32": Contestant(build_kakusan, True, precision="fp32"),
     "kakusan, float32, direct convolutions": Contestant(build_kakusan_direct, True, samples=False, precision="fp32"),
     "diffusers UNet2DModel, as shipped": Contestant(build_diffusers, False, "diffusers", rescaled=thousand),
@@ -201,6 +225,16 @@ UNETS: dict[str, Contestant] = {
     ),
     "azula UNet, as shipped": Contestant(build_azula, False, "azula", trains=False),
 }
+LARGE: dict[str, Contestant] = {
+    OUR_LARGE: Contestant(build_kakusan_large, True, compiled=True, samples=False),
+    "kakusan, 6.6 M, not compiled": Contestant(build_kakusan_large, True, samples=False),
+    "diffusers UNet2DModel, 6.5 M, as shipped": Contestant(
+        build_diffusers_large, False, "diffusers", samples=False, rescaled=thousand
+    ),
+    "diffusers UNet2DModel, 6.5 M, same settings": Contestant(
+        build_diffusers_large, True, "diffusers", samples=False, rescaled=thousand
+    ),
+}
 DITS: dict[str, Contestant] = {
     OUR_DIT: Contestant(build_kakusan_dit, True, compiled=True),
     "kakusan DiT, not compiled": Contestant(build_kakusan_dit, True, samples=False),
@@ -208,7 +242,7 @@ DITS: dict[str, Contestant] = {
     "diffusers DiTTransformer2DModel, as shipped": Contestant(build_diffusers_dit, False, "diffusers", rescaled=same),
     "diffusers DiTTransformer2DModel, same settings": Contestant(build_diffusers_dit, True, "diffusers", rescaled=same),
 }
-CONTESTANTS = {**UNETS, **DITS}
+CONTESTANTS = {**UNETS, **LARGE, **DITS}
 
 
 def facts(contestant: Contestant, *, backward: bool) -> dict[str, int]:
