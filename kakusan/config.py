@@ -146,7 +146,7 @@ class EngineSettings:
 
     Args:
         compile: compile the network (torch.compile); what was measured to be faster on the device when not given.
-        channels_last: kernels with their channels last in memory; what was measured to be faster when not given.
+        channels_last: maps with their channels last in memory; what was measured to be faster when not given.
         checkpointing: compute activations again in the backward pass: less memory, about a third more time.
         micro_batch: samples that pass through the network at once; the whole batch when not given. Halved by itself
             when memory runs out.

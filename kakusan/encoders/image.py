@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kakusan.nn.attention import SoftmaxAttention
 from kakusan.nn.blocks import Downsample, conv
+from kakusan.nn.layout import laid
 from kakusan.nn.norms import GroupNorm
 from kakusan.nn.patch import to_patches
 from kakusan.nn.rotary import rotations, sines
@@ -129,7 +130,7 @@ class ConvolutionalTower(ImageTower):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
-        h = self.stem(to_patches(pad(x, self.factor), self.patch))
+        h = laid(self.stem(to_patches(pad(x, self.factor), self.patch)), None)
         for level, stage in enumerate(self.levels):
             h = stage(self.downsample(h) if level else h)
         seen = F.adaptive_avg_pool2d(F.silu(self.norm(h)), self.regions)

@@ -125,6 +125,9 @@ class SoftmaxProducts:
         mask = None if mask is None else mask[:, None, None]
         if q.device.type == "cpu" and k.shape[2] <= CPU_PLAIN_LIMIT and not _fused_is_faster(q, k, v):
             if mask is None and q.dtype == torch.bfloat16 == v.dtype:
+                if torch.compiler.is_compiling():
+                    # What is multiplied both ways is otherwise written down in both orders.
+                    q, k, v = (y.contiguous() for y in (q, k, v))
                 out: Tensor = _PlainAttention.apply(q, k.to(q.dtype), v)
                 return out.transpose(1, 2)
             logits = (q @ k.transpose(-1, -2)).float()

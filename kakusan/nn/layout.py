@@ -13,6 +13,8 @@ from torch import Tensor
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 # A private name of torch, so its absence means no. Not asked anew by each pass: compilers cannot look into it.
 MULTIPLIES_TILES = bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+# Numbers of bfloat16 in a row of a tile.
+TILE = 32
 
 
 def channels_lie_last(x: Tensor) -> bool:
@@ -25,6 +27,15 @@ def laid(x: Tensor, last: bool | None) -> Tensor:
     if last is None:
         last = MULTIPLIES_TILES and x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.dim() == 4
     return x.movedim(1, -1).contiguous().movedim(-1, 1) if last and x.dim() in FORMATS else x.contiguous()
+
+
+def spare_columns(count: int, x: Tensor) -> int:
+    """By how many columns to widen a matrix of `count` columns that multiplies `x`, so that its products are fast.
+
+    In bfloat16, CPUs that multiply tiles took 7.0 ms for 1360 columns and 3.1 for 1376.
+    """
+    rounds = x.dtype == torch.bfloat16 or (x.device.type == "cpu" and torch.is_autocast_enabled("cpu"))
+    return -count % TILE if MULTIPLIES_TILES and x.device.type == "cpu" and rounds else 0
 
 
 def over(x: Tensor, of: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kakusan.nn.blocks import Block, Downsample, ResidualBlocks, conv
 from kakusan.nn.embeddings import Embedding
+from kakusan.nn.layout import laid
 from kakusan.nn.norms import GroupNorm, full_precision
 from kakusan.nn.patch import to_patches
 from kakusan.nn.shapes import check_arguments, pad
@@ -121,7 +122,7 @@ class NoisyConvNet(nn.Module):
         with full_precision(c_noise):
             modulation = self.modulation(self.embedding(c_noise, None)).split(self._modulation_widths, dim=1)
         each = iter(modulation)
-        h = self.stem(to_patches(pad(x, self.factor), self.patch))
+        h = laid(self.stem(to_patches(pad(x, self.factor), self.patch)), None)
         for level, stage in enumerate(self.levels):
             h = self.downsample(h) if level else h
             for block in cast(nn.ModuleList, stage):

@@ -131,46 +131,78 @@ def turned_units(x: Tensor, length: Tensor, rotation: Tensor) -> Tensor:
     return rotate(F.rms_norm(x, x.shape[-1:], eps=EPS) * length.to(x.dtype), rotation)
 
 
-def turned_units_in_halves(x: Tensor, length: Tensor, rotation: Tensor) -> Tensor:
-    """`turned_units` of vectors whose first features of all pairs stand before all second ones (`as_halves`).
+def turned_halves(qkv: Tensor, lengths: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys as `turned_units` makes them, and values, of one product whose features lie apart by halves.
 
     For compilers, which make vectors of halves but not of pairs: one pass over memory each way.
+
+    Args:
+        qkv: (B, L, 3 * heads * 2 pairs), its features in the order of `as_halves`.
+        lengths: (2 * heads, 1), of queries and of keys.
+        rotation: as for `turned_units`.
+
+    Returns:
+        (B, L, heads, 2 pairs) each; queries and keys with the first features of all pairs before all second ones.
     """
     cos, sin = (part.contiguous().unsqueeze(-2) for part in rotation.unbind(-1))
-    out: Tensor = _HalvedUnits.apply(x, length, cos, sin)
-    return out
+    q, k, v = _TurnedHalves.apply(qkv, lengths, cos, sin)
+    return q, k, v
 
 
-def as_halves(weight: Tensor, pairs: int) -> Tensor:
-    """Rows (heads * 2 pairs, n) of a matrix in another order: a head's first features before its second ones.
+def as_halves(weight: Tensor, heads: int) -> Tensor:
+    """Rows (3 * heads * 2 pairs, n) of the matrix that makes queries, keys and values, in another order.
 
-    Products of queries and keys are the same in either order.
+    First the first features of all queries, then their second ones, likewise for keys, then the values. Products of
+    queries and keys are the same in either order.
     """
-    return weight.unflatten(0, (-1, pairs, 2)).transpose(1, 2).flatten(0, 2)
+    width = len(weight) // 3
+    parts = weight[: 2 * width].view(2, heads, width // heads // 2, 2, -1).permute(0, 3, 1, 2, 4)
+    return torch.cat([parts.reshape(2 * width, -1), weight[2 * width :]])
 
 
-class _HalvedUnits(torch.autograd.Function):
-    """`turned_units_in_halves`. What a compiler derives by itself reads and writes everything several times."""
+class _TurnedHalves(torch.autograd.Function):
+    """`turned_halves`. What a compiler derives by itself reads and writes everything several times.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, length: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        wide = x.to(cos.dtype)
-        scale = (wide.square().mean(dim=-1, keepdim=True) + EPS).rsqrt()
-        ctx.save_for_backward(x, length, cos, sin, scale)
-        first, second = (wide * (scale * length)).chunk(2, dim=-1)
-        return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
+    Each half is rounded by itself, and the gradient put together once: compilers would write all parts in float32, and
+    once more for each time they are put together.
+    """
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, length, cos, sin, scale = ctx.saved_tensors
-        first, second = gradient.to(cos.dtype).chunk(2, dim=-1)
-        back = (first * cos + second * sin, second * cos - first * sin)
-        parts = x.to(cos.dtype).chunk(2, dim=-1)
-        dot = (back[0] * parts[0] + back[1] * parts[1]).sum(dim=-1, keepdim=True)
-        along = scale.pow(3) * dot * length / x.shape[-1]
-        change = [b * (scale * length) - p * along for b, p in zip(back, parts, strict=True)]
-        summed = (scale * dot).flatten(0, -3).sum(0).to(length.dtype)
-        return torch.cat(change, dim=-1).to(x.dtype), summed, None, None
+    def forward(ctx: Any, qkv: Tensor, lengths: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        *halves, v = _halves(qkv, len(lengths) // 2)
+        made, scales = [], []
+        for pair, length in zip((halves[:2], halves[2:]), lengths.chunk(2), strict=True):
+            first, second = (part.to(cos.dtype) for part in pair)
+            square = first.square().sum(dim=-1, keepdim=True) + second.square().sum(dim=-1, keepdim=True)
+            scales.append((square / (2 * first.shape[-1]) + EPS).rsqrt())
+            first, second = (part * (scales[-1] * length) for part in (first, second))
+            turned = [first * cos - second * sin, first * sin + second * cos]
+            made.append(torch.cat([half.to(qkv.dtype) for half in turned], dim=-1))
+        ctx.save_for_backward(qkv, lengths, cos, sin, *scales)
+        return made[0], made[1], v.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        qkv, lengths, cos, sin, *scales = ctx.saved_tensors
+        *halves, _ = _halves(qkv, len(lengths) // 2)
+        changes, summed = [], []
+        whole = zip(gradients, (halves[:2], halves[2:]), lengths.chunk(2), scales, strict=False)
+        for gradient, pair, length, scale in whole:
+            first, second = gradient.to(cos.dtype).chunk(2, dim=-1)
+            back = (first * cos + second * sin, second * cos - first * sin)
+            parts = [part.to(cos.dtype) for part in pair]
+            dot = (back[0] * parts[0] + back[1] * parts[1]).sum(dim=-1, keepdim=True)
+            along = scale.pow(3) * dot * length / (2 * cos.shape[-1])
+            for b, p in zip(back, parts, strict=True):
+                changes.append((b * (scale * length) - p * along).to(qkv.dtype).flatten(2))
+            summed.append((scale * dot).flatten(0, -3).sum(0).to(lengths.dtype))
+        return torch.cat([*changes, gradients[2].flatten(2)], dim=-1), torch.cat(summed), None, None
+
+
+def _halves(qkv: Tensor, heads: int) -> list[Tensor]:
+    """First and second features of queries, of keys (B, L, heads, pairs), and values (B, L, heads, 2 pairs)."""
+    half = qkv.shape[-1] // 6
+    return [part.unflatten(-1, (heads, -1)) for part in qkv.split((half, half, half, half, 2 * half), dim=-1)]
 
 
 class _TurnedUnits(torch.autograd.Function):

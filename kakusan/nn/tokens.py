@@ -18,7 +18,7 @@ from kakusan.conditioning import TokenSet
 from kakusan.nn.attention import CPU_PLAIN_LIMIT, Attention, SoftmaxProducts, TokenProducts, units
 from kakusan.nn.layout import as_map, as_tokens, channels_lie_last
 from kakusan.nn.norms import GroupNorm
-from kakusan.nn.rotary import EPS, as_halves, rotate, turned_units, turned_units_in_halves
+from kakusan.nn.rotary import EPS, as_halves, rotate, turned_halves, turned_units
 from kakusan.specs import register
 
 
@@ -170,18 +170,19 @@ class SelfAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         core = self.core
         lengths = None if rotation is None else core.lengths()
-        halves = lengths is not None and torch.compiler.is_compiling()
-        qkv = F.linear(x, self._in_halves()) if halves else self.qkv(x)
-        both, own = qkv.unflatten(-1, (3 * core.heads, core.head_width)).split((2 * core.heads, core.heads), dim=2)
+        turned = None
+        if rotation is not None and lengths is not None and torch.compiler.is_compiling():
+            *turned, own = turned_halves(F.linear(x, as_halves(self.qkv.weight, core.heads)), lengths, rotation)
+        else:
+            qkv = self.qkv(x).unflatten(-1, (3 * core.heads, core.head_width))
+            both, own = qkv.split((2 * core.heads, core.heads), dim=2)
         v = own if self.share is None or first is None else torch.lerp(own, first, self.share.to(own.dtype))
         if self.identity:
             return self.out(v.flatten(2)), own
-        if rotation is not None and lengths is not None:
-            if halves:
-                pairs = zip(both.chunk(2, dim=2), lengths.chunk(2), strict=True)
-                q, k = (turned_units_in_halves(part, length, rotation) for part, length in pairs)
-            else:
-                q, k = turned_units(both, lengths, rotation).chunk(2, dim=2)
+        if turned is not None:
+            q, k = turned
+        elif rotation is not None and lengths is not None:
+            q, k = turned_units(both, lengths, rotation).chunk(2, dim=2)
         else:
             q, k = both.chunk(2, dim=2)
             q = core.warmed(core.products.features(core.normalised(q)))
@@ -189,12 +190,6 @@ class SelfAttention(nn.Module):
             if rotation is not None:
                 q, k = rotate(q, rotation), rotate(k, rotation)
         return self.out(core.mix(q, k, v, mask)), own
-
-    def _in_halves(self) -> Tensor:
-        """The matrix `qkv` for queries and keys whose pairs of features lie apart."""
-        width = self.out.in_features
-        both, values = self.qkv.weight.split((2 * width, width))
-        return torch.cat([as_halves(both, self.core.head_width // 2), values])
 
 
 class CrossAttention(nn.Module):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kakusan.conditioning import TokenSet
-from kakusan.nn import modulation
+from kakusan.nn import layout, modulation
 from kakusan.nn.attention import Attention, SoftmaxAttention
 from kakusan.nn.checkpointing import run
 from kakusan.nn.tokens import CrossAttention, SelfAttention, TokenSets, matrix
@@ -78,9 +79,38 @@ class SwiGlu(nn.Module):
         self.leave = matrix(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.enter(x).chunk(2, dim=-1)
-        out: Tensor = self.leave(F.silu(gate) * value)
-        return out
+        enter, leave = self.enter.weight, self.leave.weight
+        if spare := layout.spare_columns(leave.shape[1], x):
+            # Zeros beside the hidden features: silu(0) * 0 is 0, and meets zeros.
+            enter = F.pad(enter.unflatten(0, (2, -1)), (0, 0, 0, spare)).flatten(0, 1)
+            leave = F.pad(leave, (0, spare))
+        both = F.linear(x, enter)
+        if torch.compiler.is_compiling():
+            gated: Tensor = _TracedGate.apply(both)
+        else:
+            gate, value = both.chunk(2, dim=-1)
+            gated = F.silu(gate) * value
+        return F.linear(gated, leave)
+
+
+class _TracedGate(torch.autograd.Function):
+    """silu(a) * b of a and b side by side. What a compiler derives by itself takes every exponential twice."""
+
+    @staticmethod
+    def forward(ctx: Any, both: Tensor) -> Tensor:
+        ctx.save_for_backward(both)
+        gate, value = both.chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (both,) = ctx.saved_tensors
+        wide = torch.promote_types(both.dtype, torch.float32)
+        (gate, value), gradient = (part.to(wide) for part in both.chunk(2, dim=-1)), gradient.to(wide)
+        chance = gate.sigmoid()
+        swish = gate * chance
+        changes = gradient * value * (chance + swish * (1.0 - chance)), gradient * swish
+        return torch.cat([change.to(both.dtype) for change in changes], dim=-1)
 
 
 class TransformerBlock(nn.Module):

@@ -33,6 +33,12 @@ def in_halves(x):
     return x.unflatten(-1, (-1, 2)).mT.flatten(-2)
 
 
+def laid_in_halves(q, k):
+    """Queries, keys, and the queries once more as values, as `as_halves` orders them."""
+    parts = [part for x in (q, k) for part in in_halves(x).chunk(2, dim=-1)]
+    return torch.cat([part.flatten(2) for part in (*parts, q)], dim=-1)
+
+
 def operands(count=5, heads=3, pairs=2):
     x, length = randn(2, count, heads, 2 * pairs).double(), randn(heads, 1, seed=1).double().exp()
     return x, length, rotary.rotations((count,), pairs, CPU)
@@ -44,8 +50,11 @@ def test_units_are_their_formula(each):
     rotation = rotation.expand(2, -1, -1, -1) if each else rotation
     expected = units_written_out(x, length, rotation)
     torch.testing.assert_close(rotary.turned_units(x, length, rotation), expected)
-    halved = rotary.turned_units_in_halves(in_halves(x), length, rotation.double())
-    torch.testing.assert_close(halved, in_halves(expected))
+    other = randn(*x.shape, seed=2).double()
+    halved = rotary.turned_halves(laid_in_halves(x, other), length.repeat(2, 1), rotation.double())
+    torch.testing.assert_close(halved[0], in_halves(expected))
+    torch.testing.assert_close(halved[1], in_halves(units_written_out(other, length, rotation)))
+    assert torch.equal(halved[2], x)
 
 
 def test_derivatives_of_units():
@@ -55,8 +64,9 @@ def test_derivatives_of_units():
         lambda x, length: rotary.turned_units(x, length, rotation), given, check_forward_ad=True
     )
     assert torch.autograd.gradgradcheck(lambda x, length: rotary.turned_units(x, length, rotation), given)
+    qkv, lengths = (y.detach().requires_grad_() for y in (laid_in_halves(x, -x), length.repeat(2, 1)))
     assert torch.autograd.gradcheck(
-        lambda x, length: rotary.turned_units_in_halves(x, length, rotation.double()), given
+        lambda qkv, lengths: rotary.turned_halves(qkv, lengths, rotation.double()), (qkv, lengths)
     )
 
 
@@ -71,10 +81,11 @@ def test_units_under_torch_func():
 
 
 def test_rows_in_halves_give_features_in_halves():
-    weight, x = randn(3 * 8, 5), randn(4, 5, seed=1)
-    features = (x @ weight.T).unflatten(-1, (3, 8))
-    turned = (x @ rotary.as_halves(weight, 4).T).unflatten(-1, (3, 8))
-    torch.testing.assert_close(turned, in_halves(features))
+    weight, x = randn(3 * 3 * 8, 5), randn(2, 4, 5, seed=1)
+    q, k, v = (x @ weight.T).unflatten(-1, (3, 3, 8)).unbind(2)
+    found = x @ rotary.as_halves(weight, 3).T
+    torch.testing.assert_close(found[..., :48], laid_in_halves(q, k)[..., :48])
+    torch.testing.assert_close(found[..., 48:], v.flatten(2))
 
 
 @pytest.mark.parametrize("rows", [1, 2])

@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from token_networks import awake, randn, token_sets
 from torch import Tensor, nn
 
-from kakusan.nn import LinearAttention, SoftmaxAttention, UNet, layout, norms
+from kakusan.encoders.image import ConvolutionalTower
+from kakusan.nn import LinearAttention, SoftmaxAttention, UNet, layout, norms, transformer
 from kakusan.nn.attention import units
 from kakusan.nn.blocks import Conv1x1, ConvNeXtBlocks, Downsample, ResidualBlocks, Upsample
 from kakusan.nn.layout import channels_lie_last, laid
+from kakusan.nn.noisy_classifier import NoisyConvNet
 from kakusan.nn.norms import AdaptiveGroupNorm, GroupNorm
 from kakusan.nn.tokens import CrossTokens, MapCrossAttention
+from kakusan.nn.transformer import SwiGlu
 
 CPU = torch.device("cpu")
 
@@ -223,3 +226,48 @@ def test_what_a_compiler_is_given_is_the_same_function(bfloat16: bool) -> None:
             assert relative(a, b) < 0.05
         else:
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [32, 40])
+def test_matrices_are_widened_to_whole_tiles_and_give_the_same(hidden: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = SwiGlu(16, hidden), randn(2, 5, 16)
+    seen, gradients = [], []
+    for tiles in (False, True):
+        monkeypatch.setattr(layout, "MULTIPLIES_TILES", tiles)
+        assert layout.spare_columns(hidden, x) == 0
+        assert layout.spare_columns(hidden, x.bfloat16()) == (24 if tiles and hidden == 40 else 0)
+        layer.zero_grad()
+        with torch.autocast("cpu"):
+            assert layout.spare_columns(hidden, x) == (24 if tiles and hidden == 40 else 0)
+            seen.append(layer(x))
+        seen[-1].float().square().sum().backward()
+        gradients.append([p.grad.clone() for p in layer.parameters() if p.grad is not None])
+    assert relative(seen[1], seen[0]) < 2**-8
+    assert [g.shape for g in gradients[1]] == [p.shape for p in layer.parameters()]
+    assert all(relative(b, a) < 2**-6 for a, b in zip(*gradients, strict=True))
+
+
+def test_the_gate_that_compilers_are_given() -> None:
+    def written_out(both: Tensor) -> Tensor:
+        gate, value = both.chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+    both = randn(3, 8).double().requires_grad_()
+    torch.testing.assert_close(transformer._TracedGate.apply(both), written_out(both))
+    assert torch.autograd.gradcheck(transformer._TracedGate.apply, (both,))
+
+
+def tower() -> nn.Module:
+    return awake(ConvolutionalTower(channels=1, vector_width=8, width=8))
+
+
+@pytest.mark.parametrize("build", [lambda: awake(NoisyConvNet(channels=1, classes=3, sigma_data=0.5, width=8)), tower])
+def test_networks_that_look_at_pictures_take_either_layout(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build()
+    rest = (randn(2, seed=1),) if isinstance(network, NoisyConvNet) else ()
+    x = randn(2, 1, 16, 16)
+    exact = network(x, *rest)
+    for tiles in (False, True):
+        monkeypatch.setattr(layout, "MULTIPLIES_TILES", tiles)
+        with torch.autocast("cpu"):
+            assert relative(network(x, *rest), exact) < 0.05
