@@ -27,7 +27,9 @@ class FourierFeatures(nn.Module):
         super().__init__()
         if width < 4 or width % 2:
             raise ValueError(f"Fourier features need an even width of at least 4, got {width}")
-        exponents = torch.linspace(math.log(LOWEST_FREQUENCY), math.log(HIGHEST_FREQUENCY), width // 2)
+        # The device is said: after loading a model, transformers leaves torch without a default for this function.
+        device = torch.get_default_device()
+        exponents = torch.linspace(math.log(LOWEST_FREQUENCY), math.log(HIGHEST_FREQUENCY), width // 2, device=device)
         self.register_buffer("frequencies", exponents.exp(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
