@@ -42,15 +42,15 @@ def build_kakusan_direct() -> tuple[nn.Module, Call]:
     return build_kakusan()
 
 
-def build_diffusers() -> tuple[nn.Module, Call]:
+def build_diffusers(widths: tuple[int, ...] = (64, 80, 144), groups: int = 16) -> tuple[nn.Module, Call]:
     from diffusers import UNet2DModel
 
     network = UNet2DModel(
         sample_size=SHAPE[1],
         in_channels=SHAPE[0],
         out_channels=SHAPE[0],
-        block_out_channels=(64, 80, 144),
-        norm_num_groups=16,
+        block_out_channels=widths,
+        norm_num_groups=groups,
         layers_per_block=2,
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
@@ -67,18 +67,7 @@ def build_kakusan_large() -> tuple[nn.Module, Call]:
 
 
 def build_diffusers_large() -> tuple[nn.Module, Call]:
-    from diffusers import UNet2DModel
-
-    network = UNet2DModel(
-        sample_size=SHAPE[1],
-        in_channels=SHAPE[0],
-        out_channels=SHAPE[0],
-        block_out_channels=(64, 128, 128),
-        layers_per_block=2,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    )
-    return network, lambda network, x, c: network(x, c).sample
+    return build_diffusers((64, 128, 128), groups=32)
 
 
 def build_denoising_diffusion_pytorch() -> tuple[nn.Module, Call]:

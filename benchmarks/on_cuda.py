@@ -29,6 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from kakusan import nn as backbones
 from kakusan.nn import count
 from kakusan.nn.graphed import graphs_of
+from kakusan.train import levers
 
 OUT = common.RESULTS / "cuda.md"
 # DiT-B/2 (Peebles & Xie 2022) on latents of 32x32x4: 256 tokens.
@@ -184,10 +185,13 @@ def unet_network(sizes: Sizes) -> nn.Module:
 
 def unet_section(device: torch.device, sizes: Sizes, top: peak.Peak) -> str:
     plain = training_rows(lambda: unet_network(sizes), PICTURE, sizes.unet_batch, device, sizes, top)
-    last = training_rows(
-        lambda: unet_network(sizes).to(memory_format=torch.channels_last), PICTURE, sizes.unet_batch, device, sizes, top
-    )
-    return f"{plain}\n\nWith weights in `channels_last`:\n\n{last.partition(chr(10) * 2)[2]}"
+    last = training_rows(lambda: lasting(unet_network(sizes)), PICTURE, sizes.unet_batch, device, sizes, top)
+    return f"{plain}\n\nWith `--channels-last True`:\n\n{last.partition(chr(10) * 2)[2]}"
+
+
+def lasting(network: nn.Module) -> nn.Module:
+    levers.pull(network, levers.Levers(channels_last=True))
+    return network
 
 
 def attention_section(device: torch.device, sizes: Sizes, top: peak.Peak) -> str:

@@ -124,8 +124,7 @@ class _LastGroupNorm(torch.autograd.Function):
                 out = torch.addcmul(over(bias.to(x.dtype), x), out, over(weight.to(x.dtype), x))
             mean, inverse = (y.repeat_interleave(x.shape[1] // groups, dim=1) for y in (mean, inverse))
             return out, mean, inverse
-        out, mean, inverse = _normalised(x.to(weight.dtype), weight, bias, groups, eps)
-        return out.to(x.dtype), mean, inverse
+        return _normalised(x, weight, bias, groups, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -139,7 +138,7 @@ class _LastGroupNorm(torch.autograd.Function):
         x, weight, mean, inverse = ctx.saved_tensors
         if torch.is_grad_enabled():
             # A derivative of this derivative is wanted, and the moments are functions of x.
-            mean, inverse = _moments(x.to(weight.dtype), ctx.groups, ctx.eps)
+            mean, inverse = _moments(x, weight.dtype, ctx.groups, ctx.eps)
         return *_derivatives(gradient, x, weight, mean, inverse, ctx.groups), None, None
 
     @staticmethod
@@ -166,10 +165,10 @@ class _TracedGroupNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        out, mean, inverse = _normalised(x.to(weight.dtype), weight, bias, groups, eps)
+        out, mean, inverse = _normalised(x, weight, bias, groups, eps)
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.groups = groups
-        return out.to(x.dtype)
+        return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
@@ -180,9 +179,13 @@ class _TracedGroupNorm(torch.autograd.Function):
 
 
 def _normalised(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    mean, inverse = _moments(x, groups, eps)
+    mean, inverse = _moments(x, weight.dtype, groups, eps)
+    if x.dtype != torch.bfloat16:
+        centred = x.to(weight.dtype) - over(mean, x)
+        return torch.addcmul(over(bias, x), centred, over(inverse * weight, x)), mean, inverse
     scale = inverse * weight
-    return torch.addcmul(over(bias - mean * scale, x), x, over(scale, x)), mean, inverse
+    out = torch.addcmul(over(bias - mean * scale, x), x.to(weight.dtype), over(scale, x))
+    return out.to(x.dtype), mean, inverse
 
 
 def _derivatives(
@@ -205,12 +208,17 @@ def _derivatives(
     return change, scale.sum_to_size(weight.shape), shift.sum_to_size(weight.shape)
 
 
-def _moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and inverse standard deviation of its group for every sample and channel, (B, C) each."""
-    places = x.shape[2:].numel()
-    mean = _group_means(_sums(x, x.dtype), groups) / places
-    square = _group_means(_sums(x * x, x.dtype), groups) / places
-    return mean, ((square - mean.square()).clamp(min=0.0) + eps).rsqrt()
+def _moments(x: Tensor, dtype: torch.dtype, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and inverse standard deviation of its group for every sample and channel, (B, C) each, of `dtype`."""
+    places, wide = x.shape[2:].numel(), x.to(dtype)
+    mean = _group_means(_sums(wide, dtype), groups) / places
+    if x.dtype == torch.bfloat16:
+        # What the difference of two float32 numbers loses, its eight bits never held.
+        square = _group_means(_sums(wide * wide, dtype), groups) / places
+        variance = (square - mean.square()).clamp(min=0.0)
+    else:
+        variance = _group_means(_sums((wide - over(mean, x)).square(), dtype), groups) / places
+    return mean, (variance + eps).rsqrt()
 
 
 def _sums(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -72,7 +72,7 @@ def choose_levers(
     if (
         device.type == "cpu"
         and precision == "bf16"
-        and (isinstance(backbone, DiT) or (isinstance(backbone, UNet) and layout.MULTIPLIES_TILES))
+        and (isinstance(backbone, DiT) or (_of_pictures(backbone) and layout.MULTIPLIES_TILES))
         and (minutes or 0.0) >= COMPILED_FROM_MINUTES
         and processes == 1
         and _has_compiler()
@@ -83,6 +83,10 @@ def choose_levers(
         usual.channels_last if settings.channels_last is None else settings.channels_last,
         settings.checkpointing,
     )
+
+
+def _of_pictures(backbone: nn.Module | None) -> bool:
+    return isinstance(backbone, UNet) and backbone.rank == 2
 
 
 def _has_compiler() -> bool:

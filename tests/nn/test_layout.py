@@ -20,8 +20,6 @@ from kakusan.nn.norms import AdaptiveGroupNorm, GroupNorm
 from kakusan.nn.tokens import CrossTokens, MapCrossAttention
 from kakusan.nn.transformer import SwiGlu
 
-CPU = torch.device("cpu")
-
 
 def last(x: Tensor) -> Tensor:
     return laid(x, True)
@@ -92,6 +90,14 @@ def test_group_norm_of_bfloat16_is_as_exact_as_its_format(adaptive: bool, side: 
     found = torch.autograd.grad(out, (x, *(extra or tuple(norm.parameters()))), last(gradient))
     for a, b in zip(found, wanted, strict=True):
         assert relative(a, b) < 2**-7
+
+
+def test_group_norm_far_from_zero_is_that_of_channels_first() -> None:
+    norm, x = GroupNorm(24), randn(2, 24, 6, 7) + 3000.0
+    exact = F.group_norm(x.double(), norm.groups, eps=norm.eps)
+    # The mean has seven digits. A difference of squares would have none left.
+    assert relative(norm(last(x)), exact) < 1e-3
+    assert relative(norm(x), exact) < 1e-3
 
 
 def test_group_norm_of_a_flat_map_is_its_shift() -> None:
@@ -206,26 +212,6 @@ def test_networks_choose_by_the_machine_and_the_number_format(tiles: bool, monke
     with torch.no_grad(), torch.autocast("cpu"):
         rounded = network(x, c_noise)
     assert relative(rounded, network(x, c_noise)) < 0.05
-
-
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_what_a_compiler_is_given_is_the_same_function(bfloat16: bool) -> None:
-    network = unet()
-    network.channels_last = True
-    x, c_noise = randn(2, 1, 8, 8), randn(2, seed=1)
-    results = []
-    for called in (network, torch.compile(network, backend="aot_eager", dynamic=False, fullgraph=True)):
-        network.zero_grad()
-        with torch.autocast("cpu", enabled=bfloat16):
-            out = called(x, c_noise)
-        F.mse_loss(out.float(), x).backward()
-        results.append([out.float(), *(p.grad for p in network.parameters() if p.grad is not None)])
-    assert len(results[0]) > 20
-    for a, b in zip(*results, strict=True):
-        if bfloat16:
-            assert relative(a, b) < 0.05
-        else:
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("hidden", [32, 40])
