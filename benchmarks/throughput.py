@@ -25,7 +25,7 @@ from networks import CONTESTANTS, DITS, LARGE, OUR_DIT, OUR_LARGE, OUR_UNET, SHA
 PICTURES = 2048
 RATE, WARMUP = 6e-4, 50
 LEARNING = {
-    "unet": (
+    "large": (
         OUR_LARGE,
         "diffusers UNet2DModel, 6.5 M, same settings",
         "diffusers UNet2DModel, 6.5 M, as shipped",
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--loss-steps", type=int, default=200, help="of the comparison of losses; 0 leaves it out")
     parser.add_argument("--loss-batch", type=int, default=8)
-    parser.add_argument("--only", choices=("unet", "dit"), help="one family of networks")
+    parser.add_argument("--only", choices=("large", "default", "dit"), help="one family of networks")
     parser.add_argument("--write", action="store_true", help=f"write {OUT.relative_to(common.ROOT)}")
     parser.add_argument("--worker", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -189,23 +189,22 @@ def main() -> None:
             work(options.worker, options.batch, options.threads)
         return
     sizes = (options.rounds, options.batch, options.threads)
-    unets = measure(UNETS, OUR_UNET, *sizes) if options.only != "dit" else ["Not asked for."]
-    large = measure(LARGE, OUR_LARGE, *sizes) if options.only != "dit" else ["Not asked for."]
-    dits = measure(DITS, OUR_DIT, *sizes) if options.only != "unet" else ["Not asked for."]
+    families = {"large": (LARGE, OUR_LARGE), "default": (UNETS, OUR_UNET), "dit": (DITS, OUR_DIT)}
+    tables = {
+        name: "\n".join(measure(family, ours, *sizes)) if options.only in (None, name) else "Not asked for."
+        for name, (family, ours) in families.items()
+    }
     losses = "Not asked for."
-    if options.loss_steps:
-        families = [options.only] if options.only else list(LEARNING)
+    if chosen := [name for name in LEARNING if options.loss_steps and options.only in (None, name)]:
         losses = "\n\n".join(
-            compare_losses(LEARNING[name], options.loss_steps, options.loss_batch, options.threads) for name in families
+            compare_losses(LEARNING[name], options.loss_steps, options.loss_batch, options.threads) for name in chosen
         )
     page = PAGE.format(
         command=f"python benchmarks/throughput.py --rounds {sizes[0]} --batch {sizes[1]} --threads {sizes[2]} --write",
         machine=common.machine(options.threads),
         shape=f"{SHAPE[1]}x{SHAPE[2]}x{SHAPE[0]}",
         batch=options.batch,
-        unets="\n".join(unets),
-        large="\n".join(large),
-        dits="\n".join(dits),
+        **tables,
         steps=options.loss_steps,
         few=options.loss_batch,
         losses=losses,
@@ -235,11 +234,11 @@ trains it. *MFU* is the median rate over the peak of this machine in that format
 
 diffusers' is as wide as makes it equal to ours.
 
-{unets}
+{default}
 
 ## DiT
 
-{dits}
+{dit}
 
 ## Loss after {steps} steps
 

@@ -138,7 +138,9 @@ def test_group_norm_of_bfloat16_is_that_of_float32_rounded(adaptive, last):
     wide = x.detach().float().requires_grad_()
     out, expected = norm(x, *extra), norm(wide, *extra)
     assert out.dtype == torch.bfloat16
-    assert torch.equal(out, expected.bfloat16())
+    # Half of the last of 8 bits, and what float32 sums in another order differ by: equal but for ties, which machines
+    # break differently.
+    torch.testing.assert_close(out.float(), expected, rtol=2**-8, atol=1e-4)
     gradient = randn(2, 24, 5, 7, seed=4).bfloat16()
     parameters = extra or tuple(norm.parameters())
     found = torch.autograd.grad(out, (x, *parameters), gradient)
@@ -172,9 +174,12 @@ def test_a_compiled_network_is_the_same_function(build, bfloat16):
     assert len(results[0]) > 20
     for a, b in zip(*results, strict=True):
         if bfloat16:
-            assert apart(a, b, results[1][1:]) < 0.05
+            # Eight numbers can lie a twentieth apart by rounding alone; all of them together cannot.
+            assert apart(a, b, results[1][1:]) < 0.15
         else:
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    found, wanted = (torch.cat([y.detach().flatten() for y in result]) for result in results)
+    assert relative(found, wanted.double()) < (0.02 if bfloat16 else 1e-4)
 
 
 @pytest.mark.parametrize("size", [(3,), (3, 4), (2, 3, 4)])
