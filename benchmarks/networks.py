@@ -170,13 +170,16 @@ class Contestant:
     precision: str = "auto"
     rescaled: Callable[[Tensor], Tensor] = half_log_ratio
 
-    def prepared(self, threads: int) -> Precision:
-        """The settings of this process, and the number format of forward passes."""
+    def prepared(self, threads: int, *, training: bool = False) -> Precision:
+        """The settings of this process, and the number format of forward passes.
+
+        In training those of a long run, as which ours are compiled and others with the same settings are treated.
+        """
         cpu = torch.device("cpu")
         torch.set_num_threads(threads)
         if not self.tuned:
             return runtime.pick_precision("fp32", cpu)
-        runtime.tune(threads=threads)
+        runtime.tune(threads=threads, lasting=training and (self.compiles() or self.needs != "kakusan"))
         return runtime.pick_precision(self.precision, cpu)
 
     def compiles(self) -> bool:

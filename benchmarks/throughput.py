@@ -61,7 +61,7 @@ def work(variant: str, batch: int, threads: int) -> None:
     import torch
 
     contestant = CONTESTANTS[variant]
-    precision = contestant.prepared(threads)
+    precision = contestant.prepared(threads, training=True)
     torch.manual_seed(0)
     network, call = contestant.build()
     if contestant.compiles():

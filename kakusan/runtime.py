@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _KEEP_BLOCKS_BELOW = 1 << 30
-_NEVER_TRIM = 2**31 - 1
+_NEVER_TRIM = -1
+# mman.h
+_MADV_HUGEPAGE = 14
+_HUGE_PAGE = 2 << 20
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
+# The heap is told about huge pages in parts that stay below `_KEEP_BLOCKS_BELOW`, and up to so many bytes.
+_PART, _LARGEST_HEAP = 512 << 20, 64 << 30
 
 # "medium" may round float32 products to bfloat16 (errors near 1e-2); exact kernels stay near 1e-7.
 _EXACT_ENOUGH = 2.0
@@ -36,6 +44,7 @@ class RuntimeFacts:
         device: the device it was applied for.
         threads: threads inside one operation on the CPU.
         allocator: freed memory is kept by the process, so big tensors cost no page faults.
+        huge_pages: tensors lie in pages of 2 MiB, as far as the system has them.
         matmul_precision: torch's float32 matmul precision now.
         cpu: vector instructions torch uses ("AVX2", "AVX512", ...).
         fast_convolution: 3x3 convolutions train by minimal filtering (`kakusan.nn.winograd`).
@@ -44,6 +53,7 @@ class RuntimeFacts:
     device: str
     threads: int
     allocator: bool
+    huge_pages: bool
     matmul_precision: str
     cpu: str
     fast_convolution: bool
@@ -112,12 +122,13 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def tune(*, threads: int | None = None, device: torch.device | None = None) -> RuntimeFacts:
+def tune(*, threads: int | None = None, device: torch.device | None = None, lasting: bool = False) -> RuntimeFacts:
     """Apply the settings to this process. Calling it again is harmless.
 
     Args:
         threads: CPU threads inside one operation; None keeps torch's choice, but never more than the CPUs allowed.
         device: where the work will run; None is the CPU.
+        lasting: it will run for many minutes, so what costs seconds now and saves a few per cent is worth it.
 
     Raises:
         ValueError: fewer than one thread.
@@ -132,10 +143,15 @@ def tune(*, threads: int | None = None, device: torch.device | None = None) -> R
     torch.set_num_threads(threads or min(torch.get_num_threads(), _allowed_cpus()))
     if kind == "cpu" and torch.get_float32_matmul_precision() == "highest" and _medium_is_exact():
         torch.set_float32_matmul_precision("medium")
+    allocator = _keep_memory()
+    # Other threads have heaps of their own, which do not grow.
+    if lasting and allocator and kind == "cpu" and threading.current_thread() is threading.main_thread():
+        _ask_for_huge_pages()
     return RuntimeFacts(
         device=kind if device is None else str(device),
         threads=torch.get_num_threads(),
-        allocator=_keep_memory(),
+        allocator=allocator,
+        huge_pages=any(_huge_pages),
         matmul_precision=torch.get_float32_matmul_precision(),
         cpu=torch.backends.cpu.get_cpu_capability(),
         fast_convolution=kind == "cpu" and winograd.allowed(),
@@ -237,8 +253,10 @@ def free_memory(device: torch.device) -> int | None:
 
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu":
-        return None
+    return _free_host_memory() if device.type == "cpu" else None
+
+
+def _free_host_memory() -> int | None:
     found = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -268,6 +286,51 @@ def _keep_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _KEEP_BLOCKS_BELOW)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM))
+
+
+# Whether the heap lies in huge pages, once they were asked for.
+_huge_pages: list[bool] = []
+
+
+def _ask_for_huge_pages() -> None:
+    if not _huge_pages:
+        _huge_pages.append(_told_of_huge_pages())
+
+
+def _told_of_huge_pages() -> bool:
+    """Let tensors lie in huge pages, where the system gives them to those who ask. After `_keep_memory`, if that did.
+
+    The heap grows by as much as is free, is told so, and shrinks again only in malloc's books: that takes addresses and
+    no memory, and holds for all that is put there later. Where addresses are limited or counted as memory, nothing is
+    done. Steps then take up to 6% less time, and the first use of a page more: 0.7 s for a GiB on a virtual machine.
+    """
+    if not sys.platform.startswith("linux") or "malloc" in os.environ.get("LD_PRELOAD", ""):
+        return False
+    try:
+        policy, counted = _HUGE_PAGES.read_text(), _OVERCOMMIT.read_text().strip()
+        libc = ctypes.CDLL(None)
+        malloc, free, madvise = libc.malloc, libc.free, libc.madvise
+    except (OSError, AttributeError):
+        return False
+    if "[madvise]" not in policy:
+        return "[always]" in policy
+    import resource
+
+    limits = (resource.getrlimit(of)[0] for of in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    if counted == "2" or any(limit != resource.RLIM_INFINITY for limit in limits):
+        return False
+    malloc.restype, malloc.argtypes, free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    count = min(_free_host_memory() or 0, _LARGEST_HEAP) // _PART
+    parts = [part for part in (malloc(_PART) for _ in range(count)) if part]
+    told = False
+    # Between parts lie malloc's own few bytes. More would be somebody else's.
+    if parts and max(parts) + _PART - min(parts) < len(parts) * (_PART + _HUGE_PAGE):
+        first = -(-min(parts) // _HUGE_PAGE) * _HUGE_PAGE
+        told = madvise(first, max(parts) + _PART - first, _MADV_HUGEPAGE) == 0
+    for part in reversed(parts):
+        free(part)
+    return told
 
 
 def _medium_is_exact() -> bool:

@@ -84,6 +84,54 @@ def test_peak_memory_grows():
     assert runtime.peak_memory(torch.device("cpu")) - before > 0.5 * block.nbytes
 
 
+HUGE_PAGES = """
+import re, sys, torch
+from pathlib import Path
+from kakusan import runtime
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+
+runtime.tune(threads=1)  # what is loaded on the way is not counted
+assert not runtime.tune(threads=1).huge_pages
+before = resident()
+facts = runtime.tune(threads=1, lasting=True)
+assert runtime.tune(threads=1) == facts
+assert resident() - before < 16 << 20, "memory was taken"
+if not facts.huge_pages or "[always]" in runtime._HUGE_PAGES.read_text():
+    sys.exit(77)
+block = torch.ones(16 << 20)
+for area in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())[1:]:
+    first, past = (int(end, 16) for end in area.split()[0].split("-"))
+    if first <= block.data_ptr() + block.nbytes // 2 < past:
+        assert "hg" in re.search("VmFlags:(.*)", area)[1].split()
+        sys.exit(0)
+sys.exit("the tensor lies nowhere")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="huge pages are asked for on Linux")
+def test_tensors_lie_where_huge_pages_were_asked_for():
+    done = subprocess.run([sys.executable, "-c", HUGE_PAGES], check=False, capture_output=True, text=True)
+    assert done.returncode in (0, 77), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("policy", "counted", "expected"), [("always [madvise] never", "2", False), ("[always] madvise never", "0", True)]
+)
+def test_huge_pages_are_asked_for_only_where_that_takes_no_memory(tmp_path, monkeypatch, policy, counted, expected):
+    for name, text in (("_HUGE_PAGES", policy), ("_OVERCOMMIT", counted)):
+        (tmp_path / name).write_text(text + "\n")
+        monkeypatch.setattr(runtime, name, tmp_path / name)
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    assert runtime._told_of_huge_pages() is expected
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so.2")
+    assert not runtime._told_of_huge_pages()
+    monkeypatch.setattr(runtime, "_HUGE_PAGES", tmp_path / "absent")
+    monkeypatch.delenv("LD_PRELOAD")
+    assert not runtime._told_of_huge_pages()
+
+
 def test_import_leaves_torch_out():
     code = "import sys, kakusan.runtime; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -103,6 +103,8 @@ class TrainingRun:
             minutes=minutes,
             processes=self.world.size,
         )
+        if self.levers.compile:
+            self.facts_of_machine = runtime.tune(threads=config.run.threads, device=self.device, lasting=True)
         pull(backbone, self.levers, asked=config.engine.compile is True)
         self.objective = coupled(choices.build_objective(config.objective, self.spec), self.training)
         self.model.denoiser.independent_noise = self.objective.coupling.independent
