@@ -125,10 +125,8 @@ class SoftmaxProducts:
         mask = None if mask is None else mask[:, None, None]
         if q.device.type == "cpu" and k.shape[2] <= CPU_PLAIN_LIMIT and not _fused_is_faster(q, k, v):
             if mask is None and q.dtype == torch.bfloat16 == v.dtype:
-                if torch.compiler.is_compiling():
-                    # What is multiplied both ways is otherwise written down in both orders.
-                    q, k, v = (y.contiguous() for y in (q, k, v))
-                out: Tensor = _PlainAttention.apply(q, k.to(q.dtype), v)
+                # What is multiplied both ways would be copied for each product, by compilers in both orders.
+                out: Tensor = _PlainAttention.apply(*(y.contiguous() for y in (q, k.to(q.dtype), v)))
                 return out.transpose(1, 2)
             logits = (q @ k.transpose(-1, -2)).float()
             logits = logits if mask is None else logits.masked_fill(~mask, float("-inf"))
@@ -267,15 +265,14 @@ class _PlainAttention(torch.autograd.Function):
         with full_precision(q):
             weights = (q @ k.mT).softmax(dim=-1)
             out = weights @ v
-        ctx.save_for_backward(q, k, v, weights, out)
+        ctx.save_for_backward(q, k, v, weights)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v, weights, out = ctx.saved_tensors
-        # Of a row of weights, what all its gradients share (Dao et al. 2022, arXiv 2205.14135, appendix B).
-        shared = (gradient.float() * out.float()).sum(dim=-1, keepdim=True).to(q.dtype)
-        logits = (gradient @ v.mT - shared) * weights
+        q, k, v, weights = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        logits = torch._softmax_backward_data(gradient @ v.mT, weights, -1, weights.dtype)
         return logits @ k, logits.mT @ q, weights.mT @ gradient
 
 

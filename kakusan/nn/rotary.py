@@ -170,32 +170,32 @@ class _TurnedHalves(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, lengths: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         *halves, v = _halves(qkv, len(lengths) // 2)
-        made, scales = [], []
-        for pair, length in zip((halves[:2], halves[2:]), lengths.chunk(2), strict=True):
-            first, second = (part.to(cos.dtype) for part in pair)
-            square = first.square().sum(dim=-1, keepdim=True) + second.square().sum(dim=-1, keepdim=True)
-            scales.append((square / (2 * first.shape[-1]) + EPS).rsqrt())
-            first, second = (part * (scales[-1] * length) for part in (first, second))
-            turned = [first * cos - second * sin, first * sin + second * cos]
-            made.append(torch.cat([half.to(qkv.dtype) for half in turned], dim=-1))
-        ctx.save_for_backward(qkv, lengths, cos, sin, *scales)
+        made, pairs = [], halves[0].shape[-1]
+        together = qkv[..., : -v.shape[-2:].numel()].unflatten(-1, (2, 2, -1, pairs)).to(cos.dtype)
+        scales = (together.square().sum(dim=(-3, -1)) / (2 * pairs) + EPS).rsqrt().unsqueeze(-1).unbind(2)
+        for pair, length, scale in zip((halves[:2], halves[2:]), lengths.chunk(2), scales, strict=True):
+            first, second = (part.to(cos.dtype) * (scale * length) for part in pair)
+            turned = (first * cos - second * sin, first * sin + second * cos)
+            # Heads before positions in memory, as their products want them.
+            made.append(torch.cat([half.to(qkv.dtype).transpose(1, 2) for half in turned], dim=-1).transpose(1, 2))
+        ctx.save_for_backward(qkv, lengths, cos, sin, *scales, *made)
         return made[0], made[1], v.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        qkv, lengths, cos, sin, *scales = ctx.saved_tensors
+        qkv, lengths, cos, sin, *saved = ctx.saved_tensors
         *halves, _ = _halves(qkv, len(lengths) // 2)
         changes, summed = [], []
-        whole = zip(gradients, (halves[:2], halves[2:]), lengths.chunk(2), scales, strict=False)
-        for gradient, pair, length, scale in whole:
+        whole = zip(gradients, (halves[:2], halves[2:]), lengths.chunk(2), saved[:2], saved[2:], strict=False)
+        for gradient, pair, length, scale, made in whole:
+            # Turning keeps products as they are, so what was made serves for what it was made of.
+            dot = (gradient.to(cos.dtype) * made).sum(dim=-1, keepdim=True)
+            along = scale.square() * dot / (2 * cos.shape[-1])
             first, second = gradient.to(cos.dtype).chunk(2, dim=-1)
             back = (first * cos + second * sin, second * cos - first * sin)
-            parts = [part.to(cos.dtype) for part in pair]
-            dot = (back[0] * parts[0] + back[1] * parts[1]).sum(dim=-1, keepdim=True)
-            along = scale.pow(3) * dot * length / (2 * cos.shape[-1])
-            for b, p in zip(back, parts, strict=True):
-                changes.append((b * (scale * length) - p * along).to(qkv.dtype).flatten(2))
-            summed.append((scale * dot).flatten(0, -3).sum(0).to(lengths.dtype))
+            for b, p in zip(back, pair, strict=True):
+                changes.append((b * (scale * length) - p.to(cos.dtype) * along).to(qkv.dtype).flatten(2))
+            summed.append(dot.flatten(0, -3).sum(0).to(lengths.dtype) / length)
         return torch.cat([*changes, gradients[2].flatten(2)], dim=-1), torch.cat(summed), None, None
 
 
