@@ -185,11 +185,11 @@ def unet_network(sizes: Sizes) -> nn.Module:
 
 def unet_section(device: torch.device, sizes: Sizes, top: peak.Peak) -> str:
     plain = training_rows(lambda: unet_network(sizes), PICTURE, sizes.unet_batch, device, sizes, top)
-    last = training_rows(lambda: lasting(unet_network(sizes)), PICTURE, sizes.unet_batch, device, sizes, top)
+    last = training_rows(lambda: with_channels_last(unet_network(sizes)), PICTURE, sizes.unet_batch, device, sizes, top)
     return f"{plain}\n\nWith `--channels-last True`:\n\n{last.partition(chr(10) * 2)[2]}"
 
 
-def lasting(network: nn.Module) -> nn.Module:
+def with_channels_last(network: nn.Module) -> nn.Module:
     levers.pull(network, levers.Levers(channels_last=True))
     return network
 

@@ -220,11 +220,12 @@ PAGE = """# Training throughput
 
 Batch {batch} of {shape}, the DiTs in patches of 2, so 256 tokens; a step is forward, MSE, backward and AdamW. *Format*
 is that of the products: a network *as shipped* computes in float32; ours, and a peer with the *same settings*, in what
-`--precision auto` chooses on this machine, and as `kakusan.runtime.tune` sets the process up. Ours are compiled where
-`kakusan train` compiles a long run by itself; compiling is not counted. GFLOP are nominal: those of direct convolutions
-and of attention written out, forward and backward, for all networks alike. *Ratio* is our arithmetic rate over theirs
-within one round: images/s corrected for the small difference in FLOPs; *not compiled*, that of ours as a short run
-trains it. *MFU* is the median rate over the peak of this machine in that format, measured in the same run.
+`--precision auto` chooses on this machine, and as `kakusan.runtime.tune` sets the process up, for a long run where
+compiled and for a peer. Ours are compiled where `kakusan train` compiles a long run by itself; compiling is not
+counted. GFLOP are nominal: those of direct convolutions and of attention written out, forward and backward, for all
+networks alike. *Ratio* is our arithmetic rate over theirs within one round: images/s corrected for the small difference
+in FLOPs; *not compiled*, that of ours as a short run trains it. *MFU* is the median rate over the peak of this machine
+in that format, measured in the same run.
 
 ## U-Net of the size that the bar is for
 

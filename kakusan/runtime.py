@@ -145,8 +145,9 @@ def tune(*, threads: int | None = None, device: torch.device | None = None, last
         torch.set_float32_matmul_precision("medium")
     allocator = _keep_memory()
     # Other threads have heaps of their own, which do not grow.
-    if lasting and allocator and kind == "cpu" and threading.current_thread() is threading.main_thread():
-        _ask_for_huge_pages()
+    grows = allocator and threading.current_thread() is threading.main_thread()
+    if lasting and kind == "cpu" and grows and not _huge_pages:
+        _huge_pages.append(_told_of_huge_pages())
     return RuntimeFacts(
         device=kind if device is None else str(device),
         threads=torch.get_num_threads(),
@@ -288,13 +289,8 @@ def _keep_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, _KEEP_BLOCKS_BELOW)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM))
 
 
-# Whether the heap lies in huge pages, once they were asked for.
+# Whether the heap lies in huge pages, once they were asked for: a process asks once.
 _huge_pages: list[bool] = []
-
-
-def _ask_for_huge_pages() -> None:
-    if not _huge_pages:
-        _huge_pages.append(_told_of_huge_pages())
 
 
 def _told_of_huge_pages() -> bool:

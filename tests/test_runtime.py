@@ -113,7 +113,9 @@ sys.exit("the tensor lies nowhere")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="huge pages are asked for on Linux")
 def test_tensors_lie_where_huge_pages_were_asked_for():
     done = subprocess.run([sys.executable, "-c", HUGE_PAGES], check=False, capture_output=True, text=True)
-    assert done.returncode in (0, 77), done.stderr
+    if done.returncode == 77:
+        pytest.skip("this system does not give huge pages to those who ask")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,7 @@ class _PlainAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with full_precision(q):
-            weights = (q @ k.mT).softmax(dim=-1)
+            weights = _weights(q, k)
             out = weights @ v
         ctx.save_for_backward(q, k, v, weights)
         return out
@@ -272,8 +272,16 @@ class _PlainAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, weights = ctx.saved_tensors
         gradient = gradient.contiguous()
+        if torch.is_grad_enabled():
+            # A derivative of this derivative is wanted, and the weights are functions of queries and keys.
+            weights = _weights(q, k)
+        # A private name of torch: the derivative of its softmax, in one pass.
         logits = torch._softmax_backward_data(gradient @ v.mT, weights, -1, weights.dtype)
         return logits @ k, logits.mT @ q, weights.mT @ gradient
+
+
+def _weights(q: Tensor, k: Tensor) -> Tensor:
+    return (q @ k.mT).softmax(dim=-1)
 
 
 def _fused_is_faster(*operands: Tensor) -> bool:

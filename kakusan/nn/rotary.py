@@ -138,7 +138,7 @@ def turned_halves(qkv: Tensor, lengths: Tensor, rotation: Tensor) -> tuple[Tenso
 
     Args:
         qkv: (B, L, 3 * heads * 2 pairs), its features in the order of `as_halves`.
-        lengths: (2 * heads, 1), of queries and of keys.
+        lengths: (2 * heads, 1), of queries and of keys; not zero.
         rotation: as for `turned_units`.
 
     Returns:
@@ -186,7 +186,7 @@ class _TurnedHalves(torch.autograd.Function):
         qkv, lengths, cos, sin, *saved = ctx.saved_tensors
         *halves, _ = _halves(qkv, len(lengths) // 2)
         changes, summed = [], []
-        whole = zip(gradients, (halves[:2], halves[2:]), lengths.chunk(2), saved[:2], saved[2:], strict=False)
+        whole = zip(gradients[:2], (halves[:2], halves[2:]), lengths.chunk(2), saved[:2], saved[2:], strict=True)
         for gradient, pair, length, scale, made in whole:
             # Turning keeps products as they are, so what was made serves for what it was made of.
             dot = (gradient.to(cos.dtype) * made).sum(dim=-1, keepdim=True)
